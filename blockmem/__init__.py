@@ -1,0 +1,8 @@
+"""Block-wise memory for PyTorch: `BlockwiseMemory`, exact, lean in memory, and differentiable."""
+
+from blockmem.division import assemble, divide
+from blockmem.functional import blockwise_memory
+from blockmem.layer import BlockwiseMemory
+from blockmem.version import __version__
+
+__all__ = ["BlockwiseMemory", "__version__", "assemble", "blockwise_memory", "divide"]

@@ -1,0 +1,157 @@
+"""Divide a map into blocks and assemble blocks into a map: exact inverses, and the grid between.
+
+A map `(B, C, *S)` with blocks `(c, *s)` is a grid of `Q = (C/c) * prod(S/s)` blocks a sample.
+Blocks are counted over space first, channels last. Each is flattened in the order `(*s, c)`,
+channels fastest, as the paper writes H x W x C, so a channels_last map is read in order.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from einops import rearrange
+from torch import Tensor
+
+AXES = ("x", "y", "z")  # einops names of the spatial axes, first to last
+DIMENSIONS = {
+    1: ("channels", "length"),
+    2: ("channels", "height", "width"),
+    3: ("channels", "depth", "height", "width"),
+}
+
+
+def divide(x: Tensor, block_shape: Sequence[int]) -> Tensor:
+    """The blocks of a map as vectors: `(B, C, *S)` to `(B, Q, D)`, `D = c * prod(s)`.
+
+    Args:
+        x: map with 1, 2 or 3 spatial dimensions, any dtype and strides.
+        block_shape: `(c, *s)`; `c` divides `C` and each of `s` its spatial size.
+
+    Raises:
+        ValueError: where the block shape does not fit the map; names dimension and sizes.
+
+    >>> import torch
+    >>> divide(torch.arange(8.0).reshape(1, 2, 4), (2, 2))  # 2 channels, length 4
+    tensor([[[0., 4., 1., 5.],
+             [2., 6., 3., 7.]]])
+    """
+    check_block_shape(block_shape)
+    check_fits(x.shape, block_shape)
+    map_side, grid, block = _patterns(len(block_shape) - 1)
+    return rearrange(x, f"{map_side} -> b ({grid}) ({block})", **_block_sizes(block_shape))
+
+
+def assemble(queries: Tensor, block_shape: Sequence[int], map_shape: Sequence[int]) -> Tensor:
+    """The map made of the given blocks: `(B, Q, D)` to `map_shape`, the inverse of `divide`.
+
+    Args:
+        queries: blocks as `divide` gives them.
+        block_shape: `(c, *s)`.
+        map_shape: `(B, C, *S)`, such as the `x.shape` that was divided.
+
+    Raises:
+        ValueError: where the shapes do not belong together.
+
+    >>> import torch
+    >>> x = torch.randn(2, 8, 16, 16)
+    >>> torch.equal(assemble(divide(x, (4, 8, 2)), (4, 8, 2), x.shape), x)
+    True
+    """
+    check_block_shape(block_shape)
+    check_fits(map_shape, block_shape)
+    grid_sizes = grid_shape(map_shape, block_shape)
+    expected = (map_shape[0], math.prod(grid_sizes), math.prod(block_shape))
+    if tuple(queries.shape) != expected:
+        raise ValueError(
+            f"queries of shape {tuple(queries.shape)} do not make a map {tuple(map_shape)} of blocks "
+            f"{tuple(block_shape)}: expected (B, Q, D) = {expected}"
+        )
+    map_side, grid, block = _patterns(len(block_shape) - 1)
+    sizes = _block_sizes(block_shape) | dict(zip(grid.split(), grid_sizes, strict=True))
+    return rearrange(queries, f"b ({grid}) ({block}) -> {map_side}", **sizes)
+
+
+def grid_view(x: Tensor, block_shape: Sequence[int]) -> Tensor:
+    """The map seen as `(B, *grid, *s, c)`, `grid = (*S/s, C/c)`: a view, nothing is copied."""
+    map_side, grid, block = _patterns(len(block_shape) - 1)
+    return rearrange(x, f"{map_side} -> b {grid} {block}", **_block_sizes(block_shape))
+
+
+def grid_shape(map_shape: Sequence[int], block_shape: Sequence[int]) -> tuple[int, ...]:
+    """Blocks along each axis, space first and channels last: `(*S/s, C/c)`."""
+    channels, *space = (size // part for size, part in zip(map_shape[1:], block_shape, strict=True))
+    return (*space, channels)
+
+
+def chunks(grid: Sequence[int], rows: int) -> Iterator[tuple[int | slice, ...]]:
+    """Indices that cut a grid into consecutive pieces of at most `rows` blocks (at least one).
+
+    Indexing a tensor whose first axes are `grid` with each in turn goes through all its blocks
+    in order, by views: `grid` is cut along one axis, and looped over along those before it.
+    """
+    axis, inner = len(grid) - 1, 1
+    while axis > 0 and inner * grid[axis] <= rows:
+        inner *= grid[axis]
+        axis -= 1
+    step = max(1, rows // max(1, inner))
+    for flat in range(math.prod(grid[:axis])):
+        before = []
+        for size in reversed(grid[:axis]):
+            flat, index = divmod(flat, size)
+            before.append(index)
+        for start in range(0, grid[axis], step):
+            yield (*reversed(before), slice(start, start + step))
+
+
+def check_block_shape(block_shape: Sequence[int]) -> None:
+    """ValueError unless `block_shape` is `(c, *s)` of positive whole numbers, 1 to 3 spatial."""
+    shape = tuple(block_shape)
+    if not 2 <= len(shape) <= 4 or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(
+            f"block_shape {shape}: expected (c, *s), the channels of a block and its 1, 2 or 3 "
+            "spatial sizes, each a positive whole number, such as (64, 16, 16)"
+        )
+
+
+def check_fits(map_shape: Sequence[int], block_shape: Sequence[int]) -> None:
+    """ValueError unless blocks of `block_shape` tile a map of `map_shape`."""
+    if len(map_shape) != len(block_shape) + 1:
+        raise ValueError(
+            f"map of shape {tuple(map_shape)} and block_shape {tuple(block_shape)} do not go "
+            f"together: a block (c, *s) with {len(block_shape) - 1} spatial sizes needs a map "
+            f"(B, C, *S) of {len(block_shape) + 1} dimensions, got {len(map_shape)}"
+        )
+    names = DIMENSIONS[len(block_shape) - 1]
+    for name, size, part in zip(names, map_shape[1:], block_shape, strict=True):
+        if size % part:
+            raise ValueError(_misfit(name, size, part, map_shape, block_shape))
+
+
+def _misfit(
+    name: str, size: int, part: int, map_shape: Sequence[int], block_shape: Sequence[int]
+) -> str:
+    multiples = [n for n in (size // part * part, (size // part + 1) * part) if n]
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    below = max(n for n in divisors if n < part)
+    above = min((n for n in divisors if n > part), default=None)
+    fitting = f"{below} or {above}" if above else f"{below}"
+    return (
+        f"{name} {size} of the map {tuple(map_shape)} cannot be divided into blocks of {part} "
+        f"(block_shape {tuple(block_shape)}): the nearest {name} that can is "
+        f"{' or '.join(map(str, multiples))}; the nearest block that divides {size} is {fitting}"
+    )
+
+
+def _patterns(dims: int) -> tuple[str, str, str]:
+    """einops patterns for `dims` spatial axes: the map's side, the grid, the block.
+
+    >>> _patterns(2)
+    ('b (gc c) (gx x) (gy y)', 'gx gy gc', 'x y c')
+    """
+    axes = AXES[:dims]
+    map_side = " ".join(["b (gc c)", *(f"(g{axis} {axis})" for axis in axes)])
+    return map_side, " ".join([*(f"g{axis}" for axis in axes), "gc"]), " ".join([*axes, "c"])
+
+
+def _block_sizes(block_shape: Sequence[int]) -> dict[str, int]:
+    channels, *space = block_shape
+    return {"c": channels} | dict(zip(AXES, space, strict=False))

@@ -1,0 +1,203 @@
+"""`BlockwiseMemory`, the layer as a module."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from blockmem.division import DIMENSIONS, check_block_shape
+from blockmem.functional import (
+    blockwise_address,
+    blockwise_memory,
+    check_addressing,
+    check_backend,
+)
+
+
+class BlockwiseMemory(nn.Module):
+    r"""Replaces every block of a feature map by what a learned memory answers to it.
+
+    .. math::
+        s_i = \frac{q \cdot m_i}{\|q\| \|m_i\| \tau}, \quad p = \mathrm{softmax}(s), \quad
+        w_i = p_i \,[p_i \ge \theta], \quad \hat q = \sum_i w_i m_i
+
+    for each block :math:`q` and the items :math:`m_1 \dots m_N`: block-wise memory of DAAD (Hou
+    et al., ICCV 2021, Eq. 1 and 2). Blocks of one pixel over all channels make it MemAE's memory.
+    Where N is not well below D the memory lets everything through: with :math:`\tau = 1` its
+    read-out is close to linear, of rank N. The paper has D/N of 4 to 33.
+
+    Shape:
+        - input `(B, C, *S)`, with 1, 2 or 3 spatial dimensions, any strides
+        - output the same, in the input's memory format
+
+    Args:
+        num_items: N, how many items the memory holds.
+        block_shape: `(c, *s)`; `c` must divide `C`, each of `s` its spatial size.
+        temperature: :math:`\tau > 0`; 1 in the paper. There, about half of the items pass the
+            threshold; a smaller one makes addressing sparse.
+        threshold: :math:`\theta \ge 0`, below which an item is dropped; None is 1/N, 0 drops none.
+        renormalize: make the weights that are left sum to 1, as MemAE does and DAAD does not.
+        backend: "auto" or "torch".
+        device, dtype: of the memory, as in PyTorch's own layers.
+
+    Attributes:
+        memory: the parameter `(N, D)`, `D = c * prod(s)`, uniform in :math:`\pm 1/\sqrt D` at
+            first. Each item is flattened in the order `(*s, c)`, channels fastest; `items` gives
+            them as blocks.
+
+    Raises:
+        ValueError: for settings out of range, and for a map that the blocks do not tile.
+        TypeError: for a map whose dtype is not the memory's.
+
+    >>> import torch
+    >>> memory = BlockwiseMemory(num_items=500, block_shape=(64, 16, 16))
+    >>> memory(torch.randn(2, 64, 128, 128)).shape
+    torch.Size([2, 64, 128, 128])
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        block_shape: Sequence[int],
+        *,
+        temperature: float = 1.0,
+        threshold: float | None = None,
+        renormalize: bool = False,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(num_items, int) or num_items < 1:
+            raise ValueError(f"num_items {num_items!r}: expected a whole number of at least 1")
+        check_block_shape(block_shape)
+        check_backend(backend)
+        how = check_addressing(num_items, temperature, threshold, renormalize)
+        self.num_items = num_items
+        self.block_shape = tuple(block_shape)
+        self.temperature = temperature
+        self.threshold = threshold
+        self.renormalize = renormalize
+        self.backend = backend
+        self.memory = nn.Parameter(
+            torch.empty(num_items, math.prod(block_shape), device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+        # Largest when one item has cosine 1 and all others -1
+        largest = 1 / (1 + (num_items - 1) * math.exp(-2 / how.temperature))
+        if how.threshold > largest:
+            warnings.warn(
+                f"threshold {how.threshold:g} drops every item, always: at temperature "
+                f"{how.temperature:g} no weight of {num_items} items exceeds {largest:.3g}; lower "
+                "the threshold (None is 1/N) or the temperature",
+                stacklevel=2,
+            )
+
+    @classmethod
+    def from_division(
+        cls,
+        map_shape: Sequence[int],
+        division: Sequence[int],
+        num_items: int,
+        *,
+        temperature: float = 1.0,
+        threshold: float | None = None,
+        renormalize: bool = False,
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "BlockwiseMemory":
+        """The layer whose blocks divide a map as the paper's division rates say.
+
+        Args:
+            map_shape: `(C, *S)`, a map without its batch dimension.
+            division: blocks along each axis in the paper's order, space first and channels last:
+                `(r_h, r_w, r_c)`, which is (8, 8, 1) in the paper.
+            num_items: N, as all that follows, as in the constructor.
+
+        >>> BlockwiseMemory.from_division((64, 128, 128), (8, 8, 1), num_items=500).block_shape
+        (64, 16, 16)
+        """
+        return cls(
+            num_items,
+            _block_shape(map_shape, division),
+            temperature=temperature,
+            threshold=threshold,
+            renormalize=renormalize,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.memory.shape[1])
+        nn.init.uniform_(self.memory, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return blockwise_memory(
+            x,
+            self.memory,
+            self.block_shape,
+            temperature=self.temperature,
+            threshold=self.threshold,
+            renormalize=self.renormalize,
+            backend=self.backend,
+        )
+
+    def address(self, x: Tensor) -> Tensor:
+        """The addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).
+
+        A diagnostic: they are materialised, in float32 (float64 for float64). Blocks are counted
+        over space first, channels last.
+        """
+        return blockwise_address(
+            x,
+            self.memory,
+            self.block_shape,
+            temperature=self.temperature,
+            threshold=self.threshold,
+            renormalize=self.renormalize,
+        )
+
+    def items(self) -> Tensor:
+        """The memory items as blocks one can look at: a view `(N, c, *s)` of `memory`."""
+        channels, *space = self.block_shape
+        return self.memory.view(self.num_items, *space, channels).movedim(-1, 1)
+
+    def extra_repr(self) -> str:
+        parts = [f"num_items={self.num_items}", f"block_shape={self.block_shape}"]
+        defaults = {"temperature": 1.0, "threshold": None, "renormalize": False, "backend": "auto"}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)!r}")
+        return ", ".join(parts)
+
+
+def _block_shape(map_shape: Sequence[int], division: Sequence[int]) -> tuple[int, ...]:
+    map_shape, division = tuple(map_shape), tuple(division)
+    if len(map_shape) - 1 not in DIMENSIONS or len(division) != len(map_shape):
+        raise ValueError(
+            f"map_shape {map_shape} and division {division}: expected (C, *S) with 1, 2 or 3 "
+            "spatial sizes, and as many rates, space first and channels last, such as "
+            "(64, 128, 128) and (8, 8, 1)"
+        )
+    rates = (division[-1], *division[:-1])
+    names = DIMENSIONS[len(map_shape) - 1]
+    for name, size, rate in zip(names, map_shape, rates, strict=True):
+        if rate < 1 or size % rate:
+            below, above = _nearest_divisors(size, rate)
+            raise ValueError(
+                f"{name} {size} of the map {map_shape} cannot be divided by {rate} (division "
+                f"{division}): the nearest rates that divide {size} are {below} and {above}"
+            )
+    return tuple(size // rate for size, rate in zip(map_shape, rates, strict=True))
+
+
+def _nearest_divisors(size: int, rate: int) -> tuple[int, int]:
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return (
+        max((n for n in divisors if n <= rate), default=1),
+        min((n for n in divisors if n >= rate), default=size),
+    )

@@ -1,0 +1,72 @@
+"""The file that a run is continued and judged from: `checkpoint.ckpt`, plain tensors and values."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daad.config import Config
+from daad.errors import UserError
+from daad.files import write_atomically
+from daad.model import Discriminator, Generator
+
+NAME = "checkpoint.ckpt"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, text, lists and dicts of them) whole or not at all."""
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; UserError where there is nothing, or nothing readable.
+
+    Loads with `weights_only=True`: a checkpoint from elsewhere can hold no code.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; train first, or give the folder of a run")
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise _unreadable(path) from error
+    if not isinstance(state, dict) or not {"config", "epoch", "generator"} <= set(state):
+        raise _unreadable(path)
+    return state
+
+
+def load_models(
+    run: Path, device: str | torch.device = "cpu"
+) -> tuple[Config, Generator, Discriminator | None, dict[str, Any]]:
+    """The configuration, networks (on `device`, in eval mode) and checkpoint of the run `run`."""
+    path = run / NAME
+    state = load_checkpoint(path)
+    config = Config.from_dict(state["config"])
+    generator = Generator(config)
+    discriminator = Discriminator(config) if config.discriminator else None
+    load_state(path, state, generator, discriminator)
+    if discriminator is not None:
+        discriminator.to(device).eval()
+    return config, generator.to(device).eval(), discriminator, state
+
+
+def load_state(
+    path: Path, state: dict[str, Any], generator: Generator, discriminator: Discriminator | None
+) -> None:
+    """Put the checkpoint's weights into the networks; UserError where they do not fit them."""
+    try:
+        generator.load_state_dict(state["generator"])
+        if discriminator is not None:
+            discriminator.load_state_dict(state["discriminator"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise UserError(
+            f"{path}: its weights do not fit its own configuration; "
+            f"it was written by another version, so train again into a new folder"
+        ) from error
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(
+        f"{path}: not a readable checkpoint (cut short, or another kind of file); "
+        f"restore it from a copy, or delete it and train again"
+    )

@@ -1,0 +1,8 @@
+"""The one error that a user of the example scripts is meant to see."""
+
+
+class UserError(Exception):
+    """Input that its giver can mend. The scripts print it as one line and exit with code 2.
+
+    The text says what was wrong, what was expected and what to do.
+    """

@@ -1,0 +1,338 @@
+"""What a run found on its test set: figures, and one page that shows them."""
+
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+from torchmetrics.functional.classification import binary_roc
+
+from daad.config import Config
+from daad.data import GOOD, Pictures, Sample
+from daad.files import write_atomically, write_text
+from daad.progress import LOSSES
+from daad.scoring import Raw, image_auroc, to_unit_interval
+
+# Two of the Okabe and Ito colours, told apart in every common kind of colour blindness.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+INK, PALE = "#26323d", "#8a949e"
+HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
+MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
+DPI = 144
+
+
+@dataclass
+class Findings:
+    """A scored test set of n pictures: samples, scores A (n,), masks (n, S, S), known (n,)."""
+
+    samples: Sequence[Sample]
+    pictures: Pictures
+    raw: Raw
+    scores: Tensor
+    masks: Tensor
+    known: Tensor
+
+
+def draw_figures(folder: Path, findings: Findings, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write reconstructions.png, scores.png, roc.png and, with a history, history.png."""
+    labels = torch.tensor([sample.label for sample in findings.samples])
+    _save(folder / "reconstructions.png", _reconstructions(findings))
+    _save(folder / "scores.png", _histogram(findings.scores, labels))
+    _save(folder / "roc.png", _roc(findings.scores, labels))
+    if history:
+        _save(folder / "history.png", _history(history))
+
+
+def _save(path: Path, figure: Figure) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
+
+
+def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
+    """Indices of typical pictures: good ones, then of each defect those about its median score.
+
+    Picked at evenly spaced quantiles of the score, so neither the best nor the worst are chosen.
+    """
+    counts = Counter(sample.defect for sample in samples if sample.label)
+    frequent = {defect for defect, _ in counts.most_common(MAX_ROWS - 1)}
+    defects = [defect for defect in counts if defect in frequent]
+    goods = 2 if len(defects) <= MAX_ROWS - 2 else 1
+    each = max(1, min(3, 6 // max(1, len(defects))))
+    picked: list[int] = []
+    for defect, wanted in [(GOOD, goods), *((defect, each) for defect in defects)]:
+        members = [index for index, sample in enumerate(samples) if sample.defect == defect]
+        members.sort(key=lambda index: scores[index].item())
+        wanted = min(wanted, len(members))
+        picked += [members[int((i + 0.5) / wanted * len(members))] for i in range(wanted)]
+    return picked
+
+
+def _reconstructions(findings: Findings) -> Figure:
+    rows = pick_rows(findings.samples, findings.scores)
+    shown = findings.pictures.batch(torch.tensor(rows), "cpu")
+    inputs = ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    outputs = findings.raw.reconstructions[rows].permute(0, 2, 3, 1).numpy()
+    errors = findings.raw.error_maps[rows].numpy()
+    truth = any(sample.mask for sample in findings.samples)
+    titles = ["input", "reconstruction", "squared error"] + ["ground truth"] * truth
+    figure, grid = _picture_grid(len(rows), titles)
+    # A few glaring pixels would leave the rest of a scale up to the maximum in the dark.
+    top = float(np.percentile(errors, 99.5)) or 1.0
+    heat = None
+    for row, index in enumerate(rows):
+        sample, score = findings.samples[index], findings.scores[index].item()
+        defect = textwrap.shorten(sample.defect.replace("_", " "), 20, placeholder=" ...")
+        grid[row][0].set_ylabel(
+            f"{defect}\nscore {score:.3f}",
+            color=ORANGE if sample.label else BLUE,
+            fontsize=9,
+            rotation=0,
+            ha="right",
+            va="center",
+        )
+        grid[row][0].imshow(inputs[row])
+        grid[row][1].imshow(outputs[row])
+        heat = grid[row][2].imshow(errors[row], cmap=HEAT, vmin=0, vmax=top)
+        if truth:
+            mask = findings.masks[index].numpy() if findings.known[index] else None
+            _draw_mask(grid[row][3], inputs[row], mask)
+    _colour_bar(figure, grid[-1][2], heat)
+    return figure
+
+
+def _picture_grid(rows: int, titles: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
+    """Square cells in inches, with room for row labels at the left, a colour bar at the foot."""
+    cell, gap, left, top, bottom, right = 1.6, 0.07, 1.5, 0.35, 0.6, 0.15
+    width = left + len(titles) * (cell + gap) - gap + right
+    height = top + rows * (cell + gap) - gap + bottom
+    figure = Figure(figsize=(width, height), facecolor="white")
+    grid = []
+    for row in range(rows):
+        y = height - top - row * (cell + gap) - cell
+        xs = [left + column * (cell + gap) for column in range(len(titles))]
+        boxes = [(x / width, y / height, cell / width, cell / height) for x in xs]
+        grid.append([figure.add_axes(box, xticks=[], yticks=[]) for box in boxes])
+        for axes in grid[-1]:
+            axes.spines[:].set_visible(False)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9, color=INK, pad=6)
+    return figure, grid
+
+
+def _colour_bar(figure: Figure, above: Axes, heat: Any) -> None:
+    """Below the axes `above` and as wide."""
+    box = above.get_position()
+    inch = 1 / figure.get_figheight()
+    axes = figure.add_axes((box.x0, box.y0 - 0.2 * inch, box.width, 0.09 * inch))
+    bar = figure.colorbar(heat, cax=axes, orientation="horizontal", extend="max")
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.xaxis.set_major_locator(MaxNLocator(3))
+    bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
+
+
+def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None:
+    """The defect in orange over a pale copy of the picture; a word where there is none to show."""
+    pale = 255 - (255 - picture.mean(axis=2)) * 0.45
+    axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
+    if mask is None or not mask.any():
+        word = "no defect" if mask is not None else "not known"
+        box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 3}
+        where = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, word, **where, fontsize=8, color=INK, bbox=box)
+        return
+    fill = np.zeros((*mask.shape, 4))
+    fill[mask] = (0.835, 0.369, 0.0, 0.55)
+    axes.imshow(fill)
+    if not mask.all():
+        axes.contour(mask.astype(float), levels=[0.5], colors=ORANGE, linewidths=1)
+
+
+def _plot(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    _calm(axes)
+    return figure, axes
+
+
+def _calm(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(colors=PALE, labelcolor=INK, labelsize=9)
+    axes.grid(color="#e8ebee", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _labels(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x, fontsize=10, color=INK)
+    axes.set_ylabel(y, fontsize=10, color=INK)
+
+
+def _legend(axes: Axes, **where: Any) -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, **where)
+
+
+def _histogram(scores: Tensor, labels: Tensor) -> Figure:
+    values, anomalous = scores.numpy(), labels.bool().numpy()
+    count = int(np.clip(2 * np.sqrt(len(values)), 10, 50))
+    edges = np.histogram_bin_edges(values, bins=count)  # the same for both kinds
+    figure, axes = _plot(5.6, 3.8)
+    for part, colour, name in [
+        (values[~anomalous], BLUE, "good"),
+        (values[anomalous], ORANGE, "anomalous"),
+    ]:
+        label = f"{name} ({len(part)})"
+        axes.hist(part, edges, color=colour, alpha=0.45, label=label)
+        axes.hist(part, edges, histtype="step", color=colour, linewidth=1.2)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False, axis="x")
+    _labels(axes, "anomaly score", "pictures")
+    _legend(axes)
+    return figure
+
+
+def _roc(scores: Tensor, labels: Tensor) -> Figure:
+    figure, axes = _plot(4.2, 3.8)
+    area = image_auroc(scores, labels)
+    if area is not None:
+        rates = binary_roc(to_unit_interval(scores), labels.long())
+        axes.plot(
+            rates[0].numpy(), rates[1].numpy(), color=BLUE, linewidth=2, label=f"AUROC {area:.3f}"
+        )
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    _labels(axes, "false positive rate", "true positive rate")
+    _legend(axes, loc="lower right")
+    return figure
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """One panel a loss: their sizes differ by orders, and those below zero need a linear axis."""
+    names = [name for name in LOSSES if history[0][name] is not None]
+    figure = Figure(figsize=(3.2 * len(names) + 0.6, 2.8), facecolor="white", layout="constrained")
+    epochs = [entry["epoch"] for entry in history]
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        values = [entry[name] for entry in history]
+        _calm(axes)
+        axes.plot(epochs, values, color=BLUE, linewidth=1.5)
+        if min(values) > 0:
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
+        _labels(axes, "epoch", "")
+    return figure
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+body {{ margin: 0 auto; max-width: 920px; padding: 48px 32px; background: #fff; color: #26323d;
+  font: 15px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }}
+h1 {{ margin: 0; font-size: 28px; font-weight: 600; }}
+h2 {{ margin: 48px 0 12px; font-size: 18px; font-weight: 600; }}
+p {{ margin: 4px 0 0; color: #5d6873; }}
+.areas {{ display: flex; flex-wrap: wrap; gap: 16px; margin-top: 28px; }}
+.area {{ flex: 1 1 200px; padding: 16px 20px; border: 1px solid #e1e5e9; border-radius: 8px; }}
+.area b {{ display: block; font-size: 36px; line-height: 1.3; font-weight: 600;
+  font-variant-numeric: tabular-nums; }}
+table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: 6px 12px 6px 0; text-align: left; border-bottom: 1px solid #e1e5e9; }}
+th {{ font-weight: 600; }}
+.defects th + th, .defects td + td {{ text-align: right; padding-right: 0; }}
+.settings {{ columns: 2; column-gap: 40px; margin: 0; }}
+.settings div {{ display: flex; justify-content: space-between; gap: 16px; padding: 4px 0;
+  border-bottom: 1px solid #e1e5e9; break-inside: avoid; font-size: 14px; }}
+dt {{ color: #5d6873; }} dd {{ margin: 0; overflow-wrap: anywhere; text-align: right; }}
+.pair {{ display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-end; }}
+img {{ display: block; max-width: 100%; height: auto; }}
+.pair img {{ flex: 1 1 0; min-width: 0; }}
+@media (max-width: 640px) {{ .settings {{ columns: 1; }} .pair {{ display: block; }} }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{subtitle}</p>
+<div class="areas">{areas}</div>
+{sections}
+</body>
+</html>
+"""
+
+
+def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
+    """Write report.html into `run`: its metrics and settings, and the figures there are."""
+    counts = metrics["counts"]
+    subtitle = (
+        f"Epoch {metrics['epoch']}. Tested on {counts['good']} good and {counts['anomalous']} "
+        f"anomalous pictures; the defect is marked in {counts['masks']} of them."
+    )
+    areas = [("image AUROC", metrics["image_auroc"]), ("pixel AUROC", metrics["pixel_auroc"])]
+    if "oracle_image_auroc" in metrics:
+        best = metrics["oracle_epoch"]
+        name = f"oracle: image AUROC of epoch {best}, the best one, chosen on the test set"
+        areas.append((name, metrics["oracle_image_auroc"]))
+    sections = [
+        _section("Defects", _defect_table(metrics["defects"])),
+        _section("Scores", _images(run, ("scores.png", "roc.png"))),
+        _section("Reconstructions", _images(run, ("reconstructions.png",))),
+        _section("Training", _images(run, ("history.png",))),
+        _section("Settings", _settings(config)),
+    ]
+    page = PAGE.format(
+        title=escape(f"{config.variant.upper()} on {metrics['category']}"),
+        subtitle=escape(subtitle),
+        areas="".join(
+            f'<div class="area"><b>{_number(value)}</b>{escape(name)}</div>'
+            for name, value in areas
+        ),
+        sections="\n".join(section for section in sections if section),
+    )
+    write_text(run / "report.html", page)
+
+
+def _section(heading: str, body: str) -> str:
+    return f"<h2>{escape(heading)}</h2>\n{body}" if body else ""
+
+
+def _number(value: float | None) -> str:
+    return "&ndash;" if value is None else f"{value:.3f}"
+
+
+def _defect_table(defects: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = "\n".join(
+        f"<tr><td>{escape(name)}</td><td>{entry['count']}</td>"
+        f"<td>{_number(entry['image_auroc'])}</td><td>{_number(entry['pixel_auroc'])}</td></tr>"
+        for name, entry in defects.items()
+    )
+    head = "<tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>pixel AUROC</th></tr>"
+    return f'<table class="defects">\n{head}\n{rows}\n</table>'
+
+
+def _settings(config: Config) -> str:
+    def text(value: Any) -> str:
+        if isinstance(value, tuple):
+            return ", ".join(map(str, value))
+        return "default" if value is None else str(value)
+
+    rows = "\n".join(
+        f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text(value))}</dd></div>"
+        for name, value in config.to_dict().items()
+    )
+    return f'<dl class="settings">\n{rows}\n</dl>'
+
+
+def _images(run: Path, names: Sequence[str]) -> str:
+    present = [name for name in names if (run / "figures" / name).is_file()]
+    images = "".join(f'<img src="figures/{name}" alt="{name[:-4]}">' for name in present)
+    return f'<div class="pair">{images}</div>' if images else ""

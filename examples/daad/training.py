@@ -1,0 +1,352 @@
+"""Training of one DAAD run: Eq. 3 on flipped pictures, with checkpoints that continue exactly."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from rich.console import Console
+from torch import Tensor, nn
+
+from daad.checkpoint import NAME, load_checkpoint, load_state, save_checkpoint
+from daad.config import Config
+from daad.devices import start_fabric
+from daad.errors import UserError
+from daad.losses import (
+    alignment_loss,
+    discriminator_loss,
+    generator_adversarial_loss,
+    reconstruction_loss,
+)
+from daad.model import Discriminator, Generator
+from daad.progress import LOSSES, Display, History
+
+# What a continued run may set otherwise than the run it continues.
+RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
+
+Scorer = Callable[[Generator, Discriminator | None], float]
+
+
+class Pictures(Protocol):
+    """The training pictures: how many, and any of them as a batch."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Pictures at `indices` (int64, on the CPU): `(B, 3, S, S)` in [-1, 1] on `device`."""
+
+
+def train(
+    config: Config,
+    pictures: Pictures,
+    run: Path,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    num_nodes: int = 1,
+    resume: bool = False,
+    scorer: Scorer | None = None,
+) -> None:
+    """Train `config` (resolved) on `pictures`; leave checkpoint.ckpt and history.csv in `run`.
+
+    `scorer` gives the image AUROC on the test set, for every `config.evaluate_every` epochs.
+    `resume` goes on from the run's checkpoint as if it had never stopped; `run` must then be
+    seen by every machine. With several devices each takes `config.batch_size` pictures a step,
+    and only the first process returns: the others end here, their work being done.
+    UserError for what cannot be trained, or when a loss is no longer finite.
+    """
+    if not len(pictures):
+        raise UserError("no pictures to train on; put normal ones into train/good")
+    fabric = start_fabric(device, devices, num_nodes, config.precision)
+    state = _checkpoint_to_resume(run / NAME, config) if resume else None
+    console = Console(stderr=True) if fabric.is_global_zero else None
+    if state is not None and state["epoch"] >= config.epochs:
+        if console is not None:
+            console.print(f"nothing left to train: {run} is at epoch {state['epoch']}")
+    else:
+        trainer = Trainer(config, fabric, run, state)
+        trainer.fit(pictures, scorer, console)
+    _end_processes(fabric)
+
+
+class Trainer:
+    """The networks, their optimisers and everything else that a checkpoint holds."""
+
+    def __init__(
+        self, config: Config, fabric: Fabric, run: Path, state: dict[str, Any] | None
+    ) -> None:
+        self.config = config
+        self.fabric = fabric
+        self.path = run / NAME
+        # Built on the CPU, so that a seed means the same weights on every device.
+        torch.manual_seed(config.seed)
+        self.generator = Generator(config)
+        self.discriminator = Discriminator(config) if config.discriminator else None
+        if state is not None:
+            load_state(self.path, state, self.generator, self.discriminator)
+        # One stream of orders and flips for all processes, apart from PyTorch's own.
+        self.random = torch.Generator().manual_seed(config.seed)
+        self.memory_format = torch.channels_last
+        self.epoch = 0
+        self.score_scale: dict[str, Any] | None = None
+        self.history = History(run / "history.csv", [])
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Adam] = {}
+        self.scalers: dict[str, torch.amp.GradScaler] = {}
+        self._set_up("generator", self.generator)
+        if self.discriminator is not None:
+            self._set_up("discriminator", _PairDiscriminator(self.discriminator))
+        if state is not None:
+            self._restore(state)
+
+    def _set_up(self, name: str, module: nn.Module) -> None:
+        module.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        self.modules[name] = self.fabric.setup_module(module)
+        # The optimiser stays PyTorch's own: a scaler hands a fused optimiser its verdict through
+        # attributes, which would stop at Fabric's wrapper.
+        self.optimizers[name] = torch.optim.Adam(
+            module.parameters(), lr=self.config.lr, betas=(0.9, 0.999), fused=True
+        )
+        self.scalers[name] = torch.amp.GradScaler(
+            self.fabric.device.type, enabled=self.config.precision == "16"
+        )
+
+    def fit(self, pictures: Pictures, scorer: Scorer | None, console: Console | None) -> None:
+        config = self.config
+        smallest = config.image_size // 2**config.levels
+        order, _ = self._epoch_order(len(pictures), torch.Generator())
+        steps = len(split_batches(order, config.batch_size, smallest))
+        if not steps:
+            raise UserError(
+                f"{len(order)} picture(s) a device at image size {config.image_size}: BatchNorm "
+                f"cannot take a single picture where the last map is one pixel; use "
+                f"--batch-size 2 or more, more pictures, or fewer --levels"
+            )
+        with Display(config, steps, self.epoch, console) as display:
+            while self.epoch < config.epochs:
+                start = time.monotonic()
+                losses = self._run_epoch(pictures, smallest, display)
+                self.epoch += 1
+                row = self.history.add(self.epoch, losses, time.monotonic() - start)
+                if scorer and config.evaluate_every and self.epoch % config.evaluate_every == 0:
+                    row["image_auroc"] = self._score(scorer)
+                self._keep()
+
+    def _run_epoch(
+        self, pictures: Pictures, smallest: int, display: Display
+    ) -> dict[str, float]:
+        """One pass over the pictures; the mean of each loss over them and all devices."""
+        order, flips = self._epoch_order(len(pictures), self.random)
+        batches = split_batches(order, self.config.batch_size, smallest)
+        flips = flips.to(self.fabric.device)
+        totals: dict[str, Tensor] = {}
+        seen = 0
+        for indices in batches:
+            x = pictures.batch(indices, self.fabric.device)
+            x = flip(x, flips[seen : seen + len(indices)])
+            losses = self._step(x.contiguous(memory_format=self.memory_format))
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0.0) + len(indices) * loss
+            seen += len(indices)
+            display.step(losses)
+        # The one point of an epoch where the CPU waits for the device.
+        means = self.fabric.all_reduce(torch.stack(list(totals.values())) / seen)
+        values = dict(zip(totals, means.tolist(), strict=True))
+        self._require_finite(values)
+        return values
+
+    def _epoch_order(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
+        fabric = self.fabric
+        return epoch_order(count, random, fabric.global_rank, fabric.world_size)
+
+    def _require_finite(self, losses: dict[str, float]) -> None:
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if bad:
+            kept = f"; {self.path} holds the last checkpoint" if self.path.exists() else ""
+            raise UserError(
+                f"epoch {self.epoch + 1}: the {bad[0]} loss is no longer finite; try a smaller "
+                f"--lr (now {self.config.lr:g}), or --precision 32{kept}"
+            )
+
+    def _step(self, x: Tensor) -> dict[str, Tensor]:
+        """One step of D, where there is one, and one of G (Eq. 3), on pictures `(B, 3, S, S)`."""
+        config = self.config
+        x_hat = self.modules["generator"](x)
+        losses = {"reconstruction": reconstruction_loss(x, x_hat, config.distance)}
+        if self.discriminator is not None:
+            discriminator = self._discriminator_step(x, x_hat.detach())
+            losses |= self._judge(self.discriminator, x, x_hat)
+            losses["discriminator"] = discriminator
+        objective = config.lambda_rec * losses["reconstruction"]
+        if "adversarial" in losses:
+            objective = objective + config.lambda_adv * losses["adversarial"]
+        if "alignment" in losses:
+            objective = objective + config.lambda_ali * losses["alignment"]
+        self._update("generator", objective)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _discriminator_step(self, x: Tensor, x_hat: Tensor) -> Tensor:
+        config = self.config
+        real, feature, fake, feature_hat = self.modules["discriminator"](x, x_hat)
+        loss = objective = discriminator_loss(real, fake)
+        if config.alignment_trains_discriminator:
+            alignment = alignment_loss(feature, feature_hat, config.distance)
+            objective = loss + config.lambda_ali * alignment
+        self._update("discriminator", objective)
+        return loss
+
+    def _judge(self, discriminator: Discriminator, x: Tensor, x_hat: Tensor) -> dict[str, Tensor]:
+        """G's losses by way of D, which is only a yardstick here: f_D(x) is a constant.
+
+        Through the bare network: DDP would count this as a pass to synchronise D's gradients for.
+        """
+        config = self.config
+        losses: dict[str, Tensor] = {}
+        if not (config.lambda_adv or config.lambda_ali):
+            return losses
+        discriminator.requires_grad_(False)
+        with self.fabric.autocast():
+            fake, feature_hat = discriminator(x_hat)
+            if config.lambda_ali:
+                with torch.no_grad():
+                    _, feature = discriminator(x)
+        discriminator.requires_grad_(True)
+        if config.lambda_adv:
+            losses["adversarial"] = generator_adversarial_loss(fake, config.gan_loss)
+        if config.lambda_ali:
+            losses["alignment"] = alignment_loss(feature, feature_hat, config.distance)
+        return losses
+
+    def _update(self, name: str, loss: Tensor) -> None:
+        optimizer, scaler = self.optimizers[name], self.scalers[name]
+        optimizer.zero_grad()
+        self.fabric.backward(scaler.scale(loss))
+        scaler.step(optimizer)
+        scaler.update()
+
+    def _score(self, scorer: Scorer) -> float | None:
+        score = None
+        if self.fabric.is_global_zero:
+            networks = [net for net in (self.generator, self.discriminator) if net is not None]
+            for network in networks:
+                network.eval()
+            with torch.no_grad():
+                score = float(scorer(self.generator, self.discriminator))
+            for network in networks:
+                network.train()
+        self.fabric.barrier()
+        return score
+
+    def _keep(self) -> None:
+        """Write what is due after an epoch: the checkpoint, the history."""
+        every = self.config.checkpoint_every
+        due = self.epoch == self.config.epochs or (every and self.epoch % every == 0)
+        if due:
+            # The losses were of the weights before the last step: these have not been judged yet.
+            sums = torch.stack([p.detach().sum() for p in self.generator.parameters()])
+            self._require_finite({"reconstruction": sums.sum().item()})
+        if self.fabric.is_global_zero:
+            if due:
+                save_checkpoint(self.path, self._state())
+            self.history.write(always=bool(due))
+
+    def _state(self) -> dict[str, Any]:
+        discriminator = self.discriminator
+        return {
+            "config": self.config.to_dict(),
+            "epoch": self.epoch,
+            "generator": self.generator.state_dict(),
+            "discriminator": None if discriminator is None else discriminator.state_dict(),
+            "optimizers": {name: opt.state_dict() for name, opt in self.optimizers.items()},
+            "scalers": {name: scaler.state_dict() for name, scaler in self.scalers.items()},
+            "random": self.random.get_state(),
+            "random_torch": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all(),
+            "history": self.history.rows,
+            "score_scale": self.score_scale,
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+            self.scalers[name].load_state_dict(state["scalers"][name])
+        self.epoch = state["epoch"]
+        self.random.set_state(state["random"])
+        torch.set_rng_state(state["random_torch"])
+        if len(state["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.history.rows = state["history"]
+        self.score_scale = state["score_scale"]
+
+
+class _PairDiscriminator(nn.Module):
+    """D on real and reconstructed pictures, each a batch of its own to BatchNorm.
+
+    One module, since DDP wants one forward pass for each backward pass.
+    """
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return *self.discriminator(x), *self.discriminator(x_hat)
+
+
+def epoch_order(
+    count: int, random: torch.Generator, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """This process's share of an epoch: indices `(n,)`, and whether to flip each `(n, 2)`.
+
+    Every process draws the same numbers and takes every `world_size`-th. Shares are of one
+    length, as a step needs all processes: a few pictures are seen twice where it must be.
+    """
+    order = torch.randperm(count, generator=random)
+    padded = math.ceil(count / world_size) * world_size
+    order = order[torch.arange(padded) % count]
+    flips = torch.rand(padded, 2, generator=random) < 0.5
+    return order[rank::world_size], flips[rank::world_size]
+
+
+def split_batches(order: Tensor, batch_size: int, smallest: int) -> list[Tensor]:
+    """Indices `(n,)` in batches, the last one shorter where it must be.
+
+    BatchNorm in training cannot take a single number a channel, so a batch of one picture is
+    left out where the network's smallest map is `smallest` = 1 pixel wide.
+    """
+    return [batch for batch in order.split(batch_size) if len(batch) > 1 or smallest > 1]
+
+
+def flip(x: Tensor, flips: Tensor) -> Tensor:
+    """Mirror pictures `(B, 3, H, W)` left to right where `flips[:, 0]`, upside down by `[:, 1]`."""
+    across, down = flips[:, :, None, None, None].unbind(1)
+    x = torch.where(across, x.flip(-1), x)
+    return torch.where(down, x.flip(-2), x)
+
+
+def _checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
+    state = load_checkpoint(path)
+    before, now = Config.from_dict(state["config"]).to_dict(), config.to_dict()
+    changed = [
+        f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
+        for name in now
+        if now[name] != before[name] and name not in RESUMABLE
+    ]
+    if changed:
+        raise UserError(
+            f"{path}: cannot go on with other settings: {', '.join(changed)}; "
+            f"give the same ones, or train into a new folder"
+        )
+    return state
+
+
+def _end_processes(fabric: Fabric) -> None:
+    if fabric.world_size == 1:
+        return
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    if not fabric.is_global_zero:
+        raise SystemExit(0)
