@@ -14,10 +14,12 @@ a chunk of blocks at a time, and never hold more than a chunk of weights.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from blockmem.division import chunks, grid_shape, grid_view
 
@@ -55,6 +57,13 @@ class Addressing:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """float64 for float64, else float32: norms, logits, softmax and sums are never in half."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def no_autocast(device: str) -> AbstractContextManager[object]:
+    """Keeps autocast, where a device has it, from lowering the dtype of what is computed inside."""
+    if is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def address(queries: Tensor, memory: Tensor, how: Addressing) -> Tensor:

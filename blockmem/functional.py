@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 
 from blockmem import addressing, ops
-from blockmem.addressing import Addressing
+from blockmem.addressing import Addressing, no_autocast
 from blockmem.division import check_block_shape, check_fits, divide
 
 BACKENDS = ("auto", "torch")
@@ -59,10 +60,10 @@ def blockwise_memory(
     """
     check_backend(backend)
     x, memory, how = prepare(x, memory, block_shape, temperature, threshold, renormalize)
-    if _exporting():  # exporters know the formula's operations, not ours
+    if _needs_formula(x, memory):
         return ops.straight(x, memory, block_shape, how)
     settings = (how.temperature, how.threshold, how.renormalize)
-    out, _ = ops.read_blocks(x, memory, block_shape, *settings)
+    out: Tensor = ops.read_blocks(x, memory, block_shape, *settings)[0]
     return out
 
 
@@ -81,7 +82,7 @@ def blockwise_address(
     errors as for `blockwise_memory`.
     """
     x, memory, how = prepare(x, memory, block_shape, temperature, threshold, renormalize)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         return addressing.address(divide(x, block_shape), memory, how)
 
 
@@ -140,13 +141,19 @@ def check_backend(backend: str) -> None:
 def _autocast(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the autocast dtype where it is on; float64 stays, as in PyTorch's own layers."""
     device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not (is_autocast_available(device) and torch.is_autocast_enabled(device)):
         return x, memory
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in (x, memory))  # type: ignore[return-value]
+    x, memory = (t if t.dtype == torch.float64 else t.to(dtype) for t in (x, memory))
+    return x, memory
 
 
-def _exporting() -> bool:
-    """Whether torch.export or the ONNX exporter is looking."""
-    in_export = getattr(torch.compiler, "is_exporting", lambda: False)()  # newer than 2.6
-    return in_export or torch.onnx.is_in_onnx_export()
+def _needs_formula(x: Tensor, memory: Tensor) -> bool:
+    """Whether the operations of the formula are wanted, rather than ours: by torch.export and the
+    ONNX exporter, which know no other, and by torch.func's transforms, which go through each."""
+    if getattr(torch.compiler, "is_exporting", lambda: False)():  # newer than torch 2.6
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return torch.onnx.is_in_onnx_export() or wrapped(x) or wrapped(memory)

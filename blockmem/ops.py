@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from blockmem import addressing
-from blockmem.addressing import Addressing
+from blockmem.addressing import Addressing, no_autocast
 from blockmem.division import assemble, divide, grid_shape
 
 
 def straight(x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing) -> Tensor:
     """The layer as its definition: divide, address, read, assemble. All weights at once."""
-    return assemble(addressing.read(divide(x, block_shape), memory, how), block_shape, x.shape)
+    with no_autocast(x.device.type):
+        return assemble(addressing.read(divide(x, block_shape), memory, how), block_shape, x.shape)
 
 
 @torch.library.custom_op("blockmem::read_blocks", mutates_args=())
@@ -33,7 +34,7 @@ def read_blocks(
 ) -> tuple[Tensor, Tensor]:
     """The new map, like `x`, and the softmax's normaliser of each block, `(B, Q)`."""
     how = Addressing(temperature, threshold, renormalize)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         return addressing.read_blocks(x, memory, block_shape, how)
 
 
@@ -52,7 +53,7 @@ def read_blocks_backward(
 ) -> tuple[Tensor, Tensor]:
     """Gradients like `x` and `memory`; an empty tensor in place of one that is not needed."""
     how = Addressing(temperature, threshold, renormalize)
-    with torch.autocast(x.device.type, enabled=False):
+    with no_autocast(x.device.type):
         grad_x, grad_memory = addressing.read_blocks_backward(
             grad, x, memory, normalizer, block_shape, how, (needs_x, needs_memory)
         )

@@ -1,0 +1,189 @@
+"""The edges of the formula, each pinned, and the promise to hold no more than a chunk of weights."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from blockmem import addressing, blockwise_memory
+from blockmem.addressing import Addressing, address, read
+from blockmem.functional import blockwise_address
+from blockmem.ops import straight
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+temperatures = pytest.mark.parametrize("temperature", [1.0, 0.07, 0.005])
+
+
+def gradients(x, memory, block, **settings):
+    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+    out = blockwise_memory(x, memory, block, **settings)
+    return out.detach(), *torch.autograd.grad(out, (x, memory), torch.ones_like(out))
+
+
+def test_the_formula_by_hand():
+    queries = torch.tensor([[3.0, 4.0]])
+    memory = torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]])
+    cosine = [0.6, 0.8, -0.6]
+    total = sum(math.exp(c / 0.5) for c in cosine)
+    p = [math.exp(c / 0.5) / total for c in cosine]
+    assert p[2] < 1 / 3 < p[0] < p[1]
+    weights = address(queries, memory, Addressing(0.5, 1 / 3, False))
+    assert_close(weights, torch.tensor([[p[0], p[1], 0.0]]))
+    assert_close(
+        read(queries, memory, Addressing(0.5, 1 / 3, False)), torch.tensor([[p[0], 2 * p[1]]])
+    )
+    renormalized = address(queries, memory, Addressing(0.5, 1 / 3, True))
+    assert_close(renormalized, torch.tensor([[p[0], p[1], 0.0]]) / (p[0] + p[1]))
+
+
+@dtypes
+@temperatures
+@pytest.mark.parametrize("items", [1, 3, 7, 100, 333, 2000])
+def test_collapsed_memory_gives_a_uniform_row(items, temperature, dtype):
+    """All items equal: every weight is 1/N up to rounding, and every item is kept."""
+    generator = torch.Generator().manual_seed(items)
+    item = torch.randn(48, generator=generator)
+    memory, x = (
+        item.expand(items, 48).to(dtype),
+        torch.randn(2, 48, 3, 5, generator=generator).to(dtype),
+    )
+    weights = blockwise_address(x, memory, (48, 1, 1), temperature=temperature)
+    assert (weights > 0).all()
+    out = blockwise_memory(x, memory, (48, 1, 1), temperature=temperature)
+    expected = memory[0].view(1, 48, 1, 1).expand(out.shape)
+    assert_close(out, expected, rtol=1e-3 if dtype != torch.bfloat16 else 1e-2, atol=1e-3)
+
+
+@dtypes
+@temperatures
+@pytest.mark.parametrize("items", [3, 500, 2000])
+def test_a_block_of_zeros_reads_the_mean_item(items, temperature, dtype):
+    memory = torch.randn(items, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+    x = torch.zeros(1, 3, 2, 2, dtype=dtype)
+    out, grad_x, grad_memory = gradients(x, memory, (3, 2, 2), temperature=temperature)
+    mean = memory.to(torch.float64).mean(dim=0)
+    assert_close(out.movedim(1, -1).flatten().double(), mean, rtol=1e-2, atol=1e-3)
+    assert (grad_x == 0).all()
+    assert_close(
+        grad_memory.double(), torch.full((items, 12), 1 / items).double(), rtol=1e-2, atol=1e-6
+    )
+
+
+@dtypes
+def test_an_item_of_zeros_has_cosine_zero(dtype):
+    memory = torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    memory[2] = 0
+    x = torch.randn(1, 4, 6, 1, generator=torch.Generator().manual_seed(1)).to(dtype)
+    out, grad_x, grad_memory = gradients(x, memory, (4, 1, 1), threshold=0.0)
+    assert all(t.isfinite().all() for t in (out, grad_x, grad_memory))
+    weights = blockwise_address(x, memory, (4, 1, 1), threshold=0.0).double()
+    unit = torch.nn.functional.normalize(x.double().flatten(2).mT, dim=-1)
+    cosine = unit @ torch.nn.functional.normalize(memory.double(), dim=-1).T
+    assert (cosine[..., 2] == 0).all()
+    assert_close(weights, cosine.softmax(dim=-1), rtol=0, atol=1e-6)
+
+
+def test_the_smallest_float16_numbers_still_have_a_direction():
+    x = torch.full((1, 4, 1, 1), 2.0**-24, dtype=torch.float16)
+    memory = torch.tensor([[1.0, 1, 1, 1], [-1, -1, -1, -1]], dtype=torch.float16)
+    assert_close(
+        blockwise_address(x, memory, (4, 1, 1), threshold=0.0).flatten(),
+        torch.tensor([1.0, -1.0]).softmax(0),
+    )
+
+
+def test_an_item_at_the_threshold_is_kept_and_one_below_is_not():
+    x, memory = torch.tensor([[1.0], [0.0]])[None], torch.eye(2)
+    high = torch.tensor([1.0, 0.0]).softmax(0)[1].item()
+    kept = blockwise_address(x, memory, (2, 1), threshold=high)
+    dropped = blockwise_address(x, memory, (2, 1), threshold=high * (1 + 1e-5))
+    assert (kept > 0).tolist() == [[[True, True]]]
+    assert (dropped > 0).tolist() == [[[True, False]]]
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_a_row_of_which_nothing_is_left_gives_zeros(renormalize):
+    x, memory = torch.randn(2, 4, 4, 4), torch.randn(10, 16)
+    settings = {"threshold": 0.9, "renormalize": renormalize}
+    for tensor in gradients(x, memory, (4, 2, 2), **settings):
+        assert (tensor == 0).all()
+    assert (blockwise_address(x, memory, (4, 2, 2), **settings) == 0).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("temperature", [1.0, 0.005])
+def test_what_is_not_finite_stays_in_its_block(bad, temperature):
+    x, memory = torch.randn(2, 4, 6, 6), torch.randn(10, 16)
+    spoiled = x.clone()
+    spoiled[1, 2, 3, 1] = bad
+    out = blockwise_memory(spoiled, memory, (4, 2, 2), temperature=temperature)
+    expected = blockwise_memory(x, memory, (4, 2, 2), temperature=temperature)
+    expected[1, :, 2:4, 0:2] = math.nan
+    assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_threshold_none_is_one_over_n_and_zero_is_plain_softmax():
+    x, memory = torch.randn(1, 4, 4, 4), torch.randn(10, 16)
+    none, explicit = (blockwise_memory(x, memory, (4, 2, 2), threshold=t) for t in (None, 0.1))
+    assert torch.equal(none, explicit)
+    total = blockwise_address(x, memory, (4, 2, 2), threshold=0).sum(dim=-1)
+    assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize("chunk_weights", [1, 37, 500])
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_chunk_changes_nothing(chunk_weights, renormalize, monkeypatch):
+    x, memory = torch.randn(2, 6, 6, 4).double(), torch.randn(11, 12).double()
+    expected = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
+    monkeypatch.setattr(addressing, "CHUNK_WEIGHTS", chunk_weights)
+    found = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
+
+
+def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
+    """No tensor made on the way has more numbers than a chunk, the memory or the map."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else [out]:
+                if isinstance(tensor, torch.Tensor):
+                    Largest.numbers = max(Largest.numbers, tensor.untyped_storage().nbytes() // 4)
+            return out
+
+    monkeypatch.setattr(addressing, "CHUNK_WEIGHTS", 4096)
+    x, memory = (
+        torch.randn(1, 8, 32, 32, requires_grad=True),
+        torch.randn(300, 8, requires_grad=True),
+    )
+    with Largest():
+        blockwise_memory(x, memory, (8, 1, 1)).sum().backward()
+    assert Largest.numbers == x.numel()  # 8192; all weights would be 307200
+
+
+def test_the_backward_keeps_one_number_a_block():
+    x, memory = (
+        torch.randn(1, 8, 32, 32, requires_grad=True),
+        torch.randn(300, 8, requires_grad=True),
+    )
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        blockwise_memory(x, memory, (8, 1, 1))
+    assert sorted(t.numel() for t in saved) == [32 * 32, memory.numel(), x.numel()]
+
+
+def test_an_inplace_activation_may_follow():
+    x, memory = torch.randn(1, 4, 4, 4, requires_grad=True), torch.randn(10, 16)
+    blockwise_memory(x, memory, (4, 2, 2)).relu_().sum().backward()
+    expected = torch.autograd.functional.vjp(
+        lambda x: straight(x, memory, (4, 2, 2), Addressing(1.0, 0.1, False)).relu(),
+        x.detach(),
+        torch.ones_like(x),
+    )[1]
+    assert_close(x.grad, expected)

@@ -1,0 +1,171 @@
+"""The battery every backend must pass: values and gradients against the formula in float64.
+
+Inputs keep clear of the kink (see `clear_threshold`), so that what is left is rounding.
+"""
+
+import math
+
+import pytest
+import torch
+from conftest import clear_threshold, ground_truth
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from blockmem import blockwise_memory, divide
+from blockmem.addressing import Addressing, address, read
+
+BACKENDS = ["torch"]
+
+# Relative to the largest entry: rounding of inputs and results in the dtype, sums in float32.
+TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.bfloat16: 1e-2,
+    torch.float16: 2e-3,
+}
+
+CASES = {  # name: map shape, block shape, items
+    "pixels": ((2, 32, 6, 10), (32, 1, 1), 70),
+    "blocks": ((2, 6, 8, 12), (6, 4, 3), 33),
+    "channel groups": ((3, 8, 4, 4), (2, 2, 2), 20),
+    "one block": ((2, 4, 6, 6), (4, 6, 6), 17),
+    "wide blocks": ((1, 8, 32, 32), (8, 16, 16), 40),
+    "1-d": ((2, 6, 35), (3, 7), 21),
+    "3-d": ((1, 4, 4, 6, 6), (2, 2, 3, 2), 19),
+    "odd sizes": ((3, 5, 7, 9), (5, 7, 3), 13),
+    "one item": ((2, 4, 4, 4), (4, 2, 2), 1),
+    "empty batch": ((0, 4, 4, 4), (4, 2, 2), 5),
+}
+
+
+def run(x, memory, grad, block, how, backend):
+    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+    settings = {"temperature": how.temperature, "renormalize": how.renormalize}
+    out = blockwise_memory(x, memory, block, threshold=how.threshold, backend=backend, **settings)
+    return out, *torch.autograd.grad(out, (x, memory), grad)
+
+
+def check(x, memory, grad, block, how, backend):
+    found = run(x, memory, grad, block, how, backend)
+    expected = ground_truth(x, memory, grad, block, how)
+    for value, truth, like in zip(found, expected, (x, x, memory), strict=True):
+        assert value.dtype == like.dtype
+        scale = truth.abs().max().item() if truth.numel() else 0.0
+        rounding = TOLERANCE[x.dtype] * max(1, 0.05 / how.temperature)  # of logits
+        tolerance = rounding * max(scale, 1e-2)  # some gradients are exactly 0
+        assert_close(value.double(), truth, rtol=0, atol=tolerance)
+    return found
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.1, 0.005])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case, dtype, temperature, renormalize, backend):
+    shape, block, items = CASES[case]
+    generator = torch.Generator().manual_seed(len(case))
+    x, grad = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    memory = torch.randn(items, math.prod(block), generator=generator).to(dtype)
+    threshold = clear_threshold(x, memory, block, temperature)
+    check(x, memory, grad, block, Addressing(temperature, threshold, renormalize), backend)
+
+
+def channels_last(x):
+    return x.to(memory_format=torch.channels_last)
+
+
+def sliced(x):
+    wide = torch.full((x.shape[0], x.shape[1] + 3, *(2 * n for n in x.shape[2:])), math.nan)
+    view = wide[:, 1 : 1 + x.shape[1], ::2, 1::2]
+    return view.copy_(x)
+
+
+def expanded(x):
+    return x[:1, :, :, :1].expand(x.shape)
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "channels_last": channels_last,
+    "sliced": sliced,
+    "expanded": expanded,
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout_of_grad", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_strides_of_input_and_upstream_gradient(layout, layout_of_grad, backend):
+    block, how = (4, 2, 3), Addressing(0.5, 0.0, False)
+    generator = torch.Generator().manual_seed(1)
+    x, grad = (torch.randn(2, 8, 6, 6, generator=generator) for _ in range(2))
+    memory = torch.randn(11, 24, generator=generator)
+    x, grad = LAYOUTS[layout](x), LAYOUTS[layout_of_grad](grad)
+    out, *_ = check(x, memory, grad, block, how, backend)
+    assert out.stride() == torch.empty_like(x).stride()  # the memory format of the input
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(data=st.data())
+def test_any_shape(backend, data):
+    dims = data.draw(st.integers(1, 3))
+    block = tuple(data.draw(st.integers(1, 4)) for _ in range(dims + 1))
+    shape = tuple(n * data.draw(st.integers(1, 4)) for n in block)
+    items = data.draw(st.integers(1, 40))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
+
+    def draw(*sizes):  # away from 0, since gradients grow with 1/norm, and their rounding with them
+        tensor = torch.randn(sizes, generator=generator)
+        return tensor + tensor.sign() / 2
+
+    batch = data.draw(st.integers(0, 3))
+    x, grad, memory = draw(batch, *shape), draw(batch, *shape), draw(items, math.prod(block))
+    temperature = data.draw(st.sampled_from([2.0, 1.0, 0.2]))
+    threshold = clear_threshold(x, memory, block, temperature)
+    how = Addressing(temperature, threshold, data.draw(st.booleans()))
+    check(x, memory, grad, block, how, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("leaf", ["x", "memory"])
+def test_a_frozen_side_gets_no_gradient_and_changes_nothing(leaf, backend):
+    x, memory = torch.randn(2, 4, 4, 4), torch.randn(9, 16)
+    both = run(x, memory, torch.ones_like(x), (4, 2, 2), Addressing(1.0, 1 / 9, False), backend)
+    tensors = {
+        "x": x.requires_grad_(leaf == "x"),
+        "memory": memory.requires_grad_(leaf == "memory"),
+    }
+    blockwise_memory(**tensors, block_shape=(4, 2, 2), backend=backend).sum().backward()
+    (frozen,) = set(tensors) - {leaf}
+    assert tensors[frozen].grad is None
+    assert torch.equal(tensors[leaf].grad, both[1 if leaf == "x" else 2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_twice_the_same_bits(backend):
+    x, memory = torch.randn(2, 16, 8, 8), torch.randn(100, 16)
+    how = Addressing(1.0, 0.01, False)
+    first, second = (run(x, memory, x, (16, 1, 1), how, backend) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_flips_at_the_kink_are_bounded(dtype, backend):
+    """At 1/N itself, only an item whose weight is within rounding of it may be kept or dropped
+    otherwise than in float64: it moves an answer by that item over N, and other answers agree."""
+    items, block = 200, (32, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 32, 16, 16, generator=generator).to(dtype)
+    memory = torch.randn(items, 32, generator=generator).to(dtype)
+    out = divide(blockwise_memory(x, memory, block, backend=backend), block).double()
+    queries, memory, how = divide(x, block).double(), memory.double(), Addressing(1.0, 0.0, False)
+    weights = address(queries, memory, how)
+    truth = read(queries, memory, Addressing(1.0, 1 / items, False))
+    close = (weights * items - 1).abs() < 1e-5
+    assert 0 < close.any(dim=-1).double().mean() < 0.02  # of the answers could differ at all
+    allowed = close.double() @ memory.abs() / items * (1 + 1e-5)
+    assert ((out - truth).abs() <= allowed + TOLERANCE[dtype] * truth.abs().max()).all()
