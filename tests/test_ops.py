@@ -9,13 +9,13 @@ from blockmem.addressing import Addressing
 from blockmem.ops import straight
 
 SHAPES = {
-    "2-d": ((2, 4, 4, 6), (2, 2, 3)),
-    "3-d": ((1, 4, 2, 4, 2), (4, 2, 2, 1)),
     "1-d": ((2, 4, 6), (2, 3)),
+    "2-d": ((2, 4, 4, 3), (2, 2, 3)),
+    "3-d": ((1, 2, 2, 4, 2), (2, 2, 2, 1)),
 }
 
 
-def inputs(name, dtype=torch.float64, items=7):
+def inputs(name, dtype=torch.float64, items=5):
     shape, block = SHAPES[name]
     size = torch.Size(block).numel()
     generator = torch.Generator().manual_seed(3)
@@ -34,7 +34,7 @@ def test_gradients_to_second_order(name, temperature, renormalize):
         return blockwise_memory(x, memory, block, temperature=temperature, renormalize=renormalize)
 
     assert torch.autograd.gradcheck(layer, (x, memory))
-    assert torch.autograd.gradgradcheck(layer, (x, memory))
+    assert torch.autograd.gradgradcheck(layer, (x, memory), fast_mode=True)
 
 
 @pytest.mark.parametrize("frozen", ["x", "memory"])
@@ -50,7 +50,7 @@ def test_a_gradient_penalty_trains():
     found, expected = [], []
     for layer, result in [
         (lambda: blockwise_memory(x, memory, block), found),
-        (lambda: straight(x, memory, block, Addressing(1.0, 1 / 7, False)), expected),
+        (lambda: straight(x, memory, block, Addressing(1.0, 1 / 5, False)), expected),
     ]:
         (grad,) = torch.autograd.grad(layer().square().sum(), x, create_graph=True)
         result.extend(torch.autograd.grad(grad.square().sum(), (x, memory)))
@@ -63,7 +63,7 @@ def test_opcheck(dtype, needs):
     x, memory, block = inputs("2-d", dtype)
     x, memory = (t.detach().requires_grad_(n) for t, n in zip((x, memory), needs, strict=True))
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_(needs[0])
-    settings = (block, 1.0, 1 / 7, False)
+    settings = (block, 1.0, 1 / 5, False)
     torch.library.opcheck(torch.ops.blockmem.read_blocks.default, (x, memory, *settings))
     _, normalizer = torch.ops.blockmem.read_blocks(x, memory, *settings)
     torch.library.opcheck(

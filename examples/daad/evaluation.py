@@ -26,10 +26,11 @@ def evaluate(run: Path, category: Category, device: torch.device) -> dict[str, A
     checkpoint. UserError where that has none.
     """
     config, generator, discriminator, checkpoint = load_models(run, device)
-    scale = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
+    stored = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
     pictures = Pictures([sample.path for sample in category.test], config.image_size)
     raw = score_pictures(generator, discriminator, pictures, config, device)
-    scores = fuse(raw, scale or Scale.of(raw, "test"), config.gamma)
+    scale = stored or Scale.of(raw, "test")
+    scores = fuse(raw, scale, config.gamma)
     masks, known = load_masks(category.test, config.image_size)
     found = report.Findings(category.test, pictures, raw, scores, masks, known)
 
@@ -38,7 +39,7 @@ def evaluate(run: Path, category: Category, device: torch.device) -> dict[str, A
         "variant": config.variant,
         "category": category.name,
         "epoch": checkpoint["epoch"],
-        "scaling": config.scaling,
+        "scaling": scale.source,
         **_metrics(found),
         **_oracle(history),
     }
@@ -129,9 +130,9 @@ def _stored_scale(run: Path, checkpoint: Mapping[str, Any]) -> Scale:
 def predict(run: Path, folder: Path, device: torch.device, out: Path) -> list[dict[str, Any]]:
     """Score every picture in `folder` and below it, scaled as the checkpoint in `run` says.
 
-    Into `out` go predictions.csv and, for each picture, heatmaps/<its path>.png: the picture and
-    beside it its error map, on one colour scale for all. Returns the rows of the table. A score
-    of 1 is that of the worst normal picture the scale was made from; others may lie above.
+    Into `out` go predictions.csv and, for each picture, heatmaps/<its path>.heat.png: the picture and
+    beside it its error map, on one colour scale for all. Returns the rows of the table. Scores
+    of pictures like the normal ones that made the scale lie in 0 to 1; others may lie beyond.
     UserError where there is no picture, or no scale in the checkpoint.
     """
     paths = _pictures_below(folder, out / "heatmaps")
@@ -177,7 +178,7 @@ def _write_heatmaps(
         heat = colormaps[report.HEAT](shares, bytes=True)[..., :3]
         image = Image.fromarray(np.concatenate([picture, heat], axis=1))
         # The whole name with its suffix: a.jpg and a.png may lie in one folder.
-        write_atomically(folder / f"{name}.png", image.save)
+        write_atomically(folder / f"{name}.heat.png", image.save)
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,9 +1,9 @@
 """The networks of Tables 7 and 8: the memory-augmented U-Net and the DCGAN-style discriminator."""
 
 import torch
-from blockmem import BlockwiseMemory
 from torch import Tensor, nn
 
+from blockmem import BlockwiseMemory
 from daad.config import Config
 
 

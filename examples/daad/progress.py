@@ -8,8 +8,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
 from torch import Tensor
 
 from daad.config import Config
@@ -44,7 +46,9 @@ class History:
         """Rewrite history.csv, unless that was done a few seconds ago and `always` is not set."""
         now = time.monotonic()
         if always or now - self._written >= WRITE_INTERVAL:
-            write_csv(self._path, COLUMNS, ([_cell(row[key]) for key in COLUMNS] for row in self.rows))
+            write_csv(
+                self._path, COLUMNS, ([_cell(row[key]) for key in COLUMNS] for row in self.rows)
+            )
             self._written = now
 
 
@@ -55,7 +59,7 @@ def _cell(value: float | int | None) -> str:
 
 
 class Display:
-    """Epoch, step rate, latest losses and time left: a bar on a terminal, else a line at times.
+    """Epoch, step rate, time left and latest losses: a bar on a terminal, else a line at times.
 
     Reading a loss makes the CPU wait for the device, so it is done only when the display is due.
     Use as a context manager; with `console=None` (every process but the first) it does nothing.
@@ -70,27 +74,29 @@ class Display:
         self._before = self._done = epochs_done * steps_per_epoch
         self._console = console
         self._start = self._shown = time.monotonic()
-        self._bar: Progress | None = None
+        self._live: Live | None = None
         if console is not None and console.is_terminal:
             self._bar = Progress(
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(bar_width=None),
                 TaskProgressColumn(),
-                TextColumn("{task.fields[losses]}", style="cyan"),
                 TextColumn("{task.fields[pace]}", style="dim"),
-                console=console,
                 expand=True,
-                # Drawn below, when the losses have been read: no thread draws in between.
-                auto_refresh=False,
             )
             self._task = self._bar.add_task(
-                "", total=self._total, completed=self._done, epoch="", losses="", pace=""
+                "",
+                total=self._total,
+                completed=self._done,
+                epoch=f"{epochs_done + 1}/{self._epochs}",
+                pace="",
             )
+            # Drawn in `step`, when the losses have been read: no thread draws in between.
+            self._live = Live(self._bar, console=console, auto_refresh=False)
 
     def __enter__(self) -> "Display":
         self._start = self._shown = time.monotonic()
-        if self._bar is not None:
-            self._bar.start()
+        if self._live is not None:
+            self._live.start(refresh=True)
         return self
 
     def __exit__(
@@ -99,8 +105,8 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
         """Count one step; show it, with its losses (scalars on any device), if it is time to."""
@@ -108,20 +114,19 @@ class Display:
         if self._console is None:
             return
         now = time.monotonic()
-        due = REFRESH if self._bar is not None else PLAIN_REFRESH
+        due = PLAIN_REFRESH if self._live is None else REFRESH
         if now - self._shown < due and self._done < self._total:
             return
         self._shown = now
+        values = torch.stack(list(losses.values())).tolist()
+        text = "  ".join(f"{name} {value:.3g}" for name, value in zip(losses, values, strict=True))
         epoch = f"{(self._done - 1) // self._steps_per_epoch + 1}/{self._epochs}"
-        values = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        text = "  ".join(f"{name[:3]} {value:.3g}" for name, value in values.items())
         pace = self._pace(now)
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._done, epoch=epoch, losses=text, pace=pace, refresh=True
-            )
+        if self._live is not None:
+            self._bar.update(self._task, completed=self._done, epoch=epoch, pace=pace)
+            self._live.update(Group(self._bar, Text(text, style="cyan")), refresh=True)
         else:
-            self._console.print(f"epoch {epoch}  {text}  {pace}", highlight=False, soft_wrap=True)
+            self._console.print(f"epoch {epoch}  {pace}  {text}", highlight=False, soft_wrap=True)
 
     def _pace(self, now: float) -> str:
         rate = (self._done - self._before) / max(now - self._start, 1e-9)

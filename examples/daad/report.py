@@ -1,6 +1,5 @@
 """What a run found on its test set: figures, and one page that shows them."""
 
-import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
@@ -27,6 +26,7 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, PALE = "#26323d", "#8a949e"
 HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
+PLOT = (4.4, 4.0)  # inches
 DPI = 144
 
 
@@ -89,7 +89,8 @@ def _reconstructions(findings: Findings) -> Figure:
     heat = None
     for row, index in enumerate(rows):
         sample, score = findings.samples[index], findings.scores[index].item()
-        defect = textwrap.shorten(sample.defect.replace("_", " "), 20, placeholder=" ...")
+        defect = sample.defect.replace("_", " ")
+        defect = defect if len(defect) <= 20 else f"{defect[:19]}\u2026"
         grid[row][0].set_ylabel(
             f"{defect}\nscore {score:.3f}",
             color=ORANGE if sample.label else BLUE,
@@ -97,6 +98,7 @@ def _reconstructions(findings: Findings) -> Figure:
             rotation=0,
             ha="right",
             va="center",
+            parse_math=False,
         )
         grid[row][0].imshow(inputs[row])
         grid[row][1].imshow(outputs[row])
@@ -121,7 +123,7 @@ def _picture_grid(rows: int, titles: Sequence[str]) -> tuple[Figure, list[list[A
         boxes = [(x / width, y / height, cell / width, cell / height) for x in xs]
         grid.append([figure.add_axes(box, xticks=[], yticks=[]) for box in boxes])
         for axes in grid[-1]:
-            axes.spines[:].set_visible(False)
+            axes.spines[:].set(color="#d5dade", linewidth=0.6)
     for axes, title in zip(grid[0], titles, strict=True):
         axes.set_title(title, fontsize=9, color=INK, pad=6)
     return figure, grid
@@ -133,7 +135,7 @@ def _colour_bar(figure: Figure, above: Axes, heat: Any) -> None:
     inch = 1 / figure.get_figheight()
     axes = figure.add_axes((box.x0, box.y0 - 0.2 * inch, box.width, 0.09 * inch))
     bar = figure.colorbar(heat, cax=axes, orientation="horizontal", extend="max")
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(3))
     bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
 
@@ -145,21 +147,14 @@ def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None
     if mask is None or not mask.any():
         word = "no defect" if mask is not None else "not known"
         box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 3}
-        where = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-        axes.text(0.5, 0.5, word, **where, fontsize=8, color=INK, bbox=box)
+        middle = picture.shape[0] / 2
+        axes.text(middle, middle, word, fontsize=8, color=INK, ha="center", va="center", bbox=box)
         return
     fill = np.zeros((*mask.shape, 4))
     fill[mask] = (0.835, 0.369, 0.0, 0.55)
     axes.imshow(fill)
     if not mask.all():
         axes.contour(mask.astype(float), levels=[0.5], colors=ORANGE, linewidths=1)
-
-
-def _plot(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
-    axes = figure.add_subplot()
-    _calm(axes)
-    return figure, axes
 
 
 def _calm(axes: Axes) -> None:
@@ -180,54 +175,70 @@ def _legend(axes: Axes, **where: Any) -> None:
 
 
 def _histogram(scores: Tensor, labels: Tensor) -> Figure:
+    """Good above, anomalous below, in the same bins; each has a count axis of its own."""
     values, anomalous = scores.numpy(), labels.bool().numpy()
     count = int(np.clip(2 * np.sqrt(len(values)), 10, 50))
-    edges = np.histogram_bin_edges(values, bins=count)  # the same for both kinds
-    figure, axes = _plot(5.6, 3.8)
-    for part, colour, name in [
-        (values[~anomalous], BLUE, "good"),
-        (values[anomalous], ORANGE, "anomalous"),
-    ]:
-        label = f"{name} ({len(part)})"
-        axes.hist(part, edges, color=colour, alpha=0.45, label=label)
-        axes.hist(part, edges, histtype="step", color=colour, linewidth=1.2)
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=False, axis="x")
-    _labels(axes, "anomaly score", "pictures")
-    _legend(axes)
+    edges = np.histogram_bin_edges(values, bins=count).tolist()
+    figure = Figure(figsize=PLOT, facecolor="white", layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
+    kinds = [(values[~anomalous], BLUE, "good"), (values[anomalous], ORANGE, "anomalous")]
+    for axes, (part, colour, name) in zip(panels, kinds, strict=True):
+        _calm(axes)
+        axes.hist(part, edges, color=colour, edgecolor="white", linewidth=0.6)
+        axes.set_title(f"{name} ({len(part)})", fontsize=10, color=colour, loc="left")
+        axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(visible=False, axis="x")
+        axes.set_ylabel("pictures", fontsize=9, color=INK)
+    panels[1].set_xlabel("anomaly score", fontsize=9, color=INK)
     return figure
 
 
 def _roc(scores: Tensor, labels: Tensor) -> Figure:
-    figure, axes = _plot(4.2, 3.8)
+    figure = Figure(figsize=PLOT, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    _calm(axes)
+    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
     area = image_auroc(scores, labels)
     if area is not None:
-        rates = binary_roc(to_unit_interval(scores), labels.long())
-        axes.plot(
-            rates[0].numpy(), rates[1].numpy(), color=BLUE, linewidth=2, label=f"AUROC {area:.3f}"
-        )
-    axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
+        false_rate, true_rate, _ = binary_roc(to_unit_interval(scores), labels.long())
+        curve = f"AUROC {area:.3f}"
+        axes.plot(false_rate.numpy(), true_rate.numpy(), color=BLUE, linewidth=2, label=curve)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    _labels(axes, "false positive rate", "true positive rate")
-    _legend(axes, loc="lower right")
+    axes.set_xlabel("false positive rate", fontsize=9, color=INK)
+    axes.set_ylabel("true positive rate", fontsize=9, color=INK)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right", reverse=True)
     return figure
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """One panel a loss: their sizes differ by orders, and those below zero need a linear axis."""
+    """One panel a loss, since they differ by orders; logarithmic where one falls by much."""
     names = [name for name in LOSSES if history[0][name] is not None]
-    figure = Figure(figsize=(3.2 * len(names) + 0.6, 2.8), facecolor="white", layout="constrained")
+    columns = min(2, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2 * PLOT[0], 2.6 * rows), facecolor="white", layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes in panels[len(names) :]:
+        axes.remove()
     epochs = [entry["epoch"] for entry in history]
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    for axes, name in zip(panels, names, strict=False):
         values = [entry[name] for entry in history]
         _calm(axes)
-        axes.plot(epochs, values, color=BLUE, linewidth=1.5)
-        if min(values) > 0:
-            axes.set_yscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_title(name.replace("_", " "), fontsize=10, color=INK)
-        _labels(axes, "epoch", "")
+        # A line through a single epoch would not be seen.
+        axes.plot(epochs, values, "o" if len(epochs) == 1 else "-", color=BLUE, linewidth=1.5)
+        if min(values) > 0 and max(values) > 5 * min(values):
+            _log_axis(axes, max(values) / min(values))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+        axes.set_title(f"{name} loss", fontsize=10, color=INK, loc="left")
+        axes.set_xlabel("epoch", fontsize=9, color=INK)
     return figure
+
+
+def _log_axis(axes: Axes, span: float) -> None:
+    """A logarithmic y axis with plain numbers at 1, 2, 5, or at the powers of ten alone."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 PAGE = """<!doctype html>
@@ -249,7 +260,7 @@ p {{ margin: 4px 0 0; color: #5d6873; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 6px 12px 6px 0; text-align: left; border-bottom: 1px solid #e1e5e9; }}
 th {{ font-weight: 600; }}
-.defects th + th, .defects td + td {{ text-align: right; padding-right: 0; }}
+.defects th + th, .defects td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
 .settings {{ columns: 2; column-gap: 40px; margin: 0; }}
 .settings div {{ display: flex; justify-content: space-between; gap: 16px; padding: 4px 0;
   border-bottom: 1px solid #e1e5e9; break-inside: avoid; font-size: 14px; }}
@@ -269,13 +280,20 @@ img {{ display: block; max-width: 100%; height: auto; }}
 </html>
 """
 
+SCALED_OVER = {
+    "test": "the test set",
+    "held-out": "normal pictures held out from training",
+    "train": "the training pictures",
+}
+
 
 def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
     """Write report.html into `run`: its metrics and settings, and the figures there are."""
     counts = metrics["counts"]
     subtitle = (
         f"Epoch {metrics['epoch']}. Tested on {counts['good']} good and {counts['anomalous']} "
-        f"anomalous pictures; the defect is marked in {counts['masks']} of them."
+        f"anomalous pictures; the defect is marked in {counts['masks']} of them. "
+        f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
     )
     areas = [("image AUROC", metrics["image_auroc"]), ("pixel AUROC", metrics["pixel_auroc"])]
     if "oracle_image_auroc" in metrics:
@@ -323,6 +341,8 @@ def _settings(config: Config) -> str:
     def text(value: Any) -> str:
         if isinstance(value, tuple):
             return ", ".join(map(str, value))
+        if isinstance(value, bool):
+            return "yes" if value else "no"
         return "default" if value is None else str(value)
 
     rows = "\n".join(

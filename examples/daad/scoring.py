@@ -81,10 +81,10 @@ def _score_batch(
     with torch.autocast("cuda", dtype, enabled=x.is_cuda and dtype is not None):
         x_hat = generator(x).float()
         if discriminator is not None:
-            features = [discriminator(picture)[1].float() for picture in (x, x_hat)]
-    # Distances outside autocast: its float16 would round the small differences that matter here.
+            feature, feature_hat = discriminator(x)[1], discriminator(x_hat)[1]
+    # Outside autocast, whose float16 would round the small differences that matter here.
     if discriminator is not None:
-        alignment = distances(*features, config.distance).cpu().double()
+        alignment = distances(feature, feature_hat, config.distance).cpu().double()
     reconstruction = distances(x, x_hat, config.distance).cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
     picture = ((x_hat + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -186,7 +186,8 @@ def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
     if labels.all() or not labels.any():
         return None
     # The arguments are right by construction; checking them would sort every pixel once more.
-    return binary_auroc(to_unit_interval(scores), labels.long(), validate_args=False).item()
+    area = binary_auroc(to_unit_interval(scores), labels.long(), validate_args=False)
+    return round(area.item(), 6)  # it sums in float32; what follows is noise
 
 
 def pixel_auroc(error_maps: Tensor, masks: Tensor) -> float | None:
@@ -200,5 +201,5 @@ def to_unit_interval(scores: Tensor) -> Tensor:
     torchmetrics puts a sigmoid over scores outside [0, 1], after which large ones tie; min and
     max scaling can make ties too, by rounding. Ranks cannot.
     """
-    _, rank = torch.unique(scores, return_inverse=True)
+    rank: Tensor = torch.unique(scores, return_inverse=True)[1]
     return rank.double() / scores.numel()

@@ -9,12 +9,15 @@ Every number below is in pictures of [-1, 1] or in light of [0, 1], whatever the
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image
+
+from daad.data import GOOD
 
 Array = np.ndarray
 
@@ -95,18 +98,28 @@ def _write_category(
     number = sorted(PRODUCTS).index(category)
     counts = {"train/good": train, "test/good": test_good}
     counts |= {f"test/{defect}": test_per_defect for defect in DEFECTS}
-    for group, (place, count) in enumerate(counts.items()):
+
+    def write(group: int, place: str, index: int) -> None:
         defect = place.split("/")[1]
+        key = (seed, number, group, index)
+        picture, mask = draw(category, key, image_size, None if defect == GOOD else defect)
+        Image.fromarray(picture).save(folder / place / f"{index:03}.png")
+        if defect != GOOD:
+            path = folder / "ground_truth" / defect / f"{index:03}_mask.png"
+            Image.fromarray(mask).convert("L").save(path)
+
+    for place in counts:
         (folder / place).mkdir(parents=True)
-        masks = folder / "ground_truth" / defect
-        if defect != "good":
-            masks.mkdir(parents=True)
-        for index in range(count):
-            key = (seed, number, group, index)
-            picture, mask = draw(category, key, image_size, None if defect == "good" else defect)
-            Image.fromarray(picture).save(folder / place / f"{index:03}.png")
-            if defect != "good":
-                Image.fromarray(mask).convert("L").save(masks / f"{index:03}_mask.png")
+    for defect in DEFECTS:
+        (folder / "ground_truth" / defect).mkdir(parents=True)
+    with ThreadPoolExecutor() as workers:  # NumPy frees the GIL; each picture has its own seed
+        jobs = [
+            workers.submit(write, group, place, index)
+            for group, (place, count) in enumerate(counts.items())
+            for index in range(count)
+        ]
+        for job in jobs:
+            job.result()
 
 
 # The products
@@ -114,7 +127,7 @@ def _write_category(
 
 def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     """A steel wheel of 14 teeth with a bore and six holes; `harm` breaks a tooth or a hole."""
-    x, y = _placed(rng, size, shift=0.03, turn=7, scale=0.015)
+    x, y = _placed(rng, size, shift=0.015, turn=2, scale=0.008)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     teeth, holes = 14, 6
     wave = np.cos(teeth * angle)
@@ -147,7 +160,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
 def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
     """A 2/2 twill of round yarns; `harm` takes a piece of one yarn out."""
     x, y = _placed(rng, size, shift=1, turn=2.5, scale=0.03)
-    pitch = 0.11
+    pitch = 0.14
     u = x / pitch + 0.12 * _cloud(rng, size, 4)
     v = y / pitch + 0.12 * _cloud(rng, size, 4)
     column, row = np.floor(u).astype(int), np.floor(v).astype(int)
@@ -161,13 +174,13 @@ def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
         gone = (column == centre_u) & (np.abs(v - centre_v) < length)
         warp = np.where(gone, -1.5, warp)
     on_top = warp > weft
-    height = 0.035 * np.maximum(np.maximum(warp, weft), -0.6)
+    height = 0.025 * np.maximum(np.maximum(warp, weft), -0.6)
     shades = rng.normal(1, 0.05, size=(2, 64))
     warp_shade, weft_shade = shades[0][column % 64], shades[1][row % 64]
-    dye = np.where(on_top, 0.50 * warp_shade, 0.40 * weft_shade)
-    dye = dye * (0.55 + 0.45 * _step(np.maximum(warp, weft), -0.7, 0.4))  # the gaps are dark
+    dye = np.where(on_top, 0.45 * warp_shade, 0.40 * weft_shade)
+    dye = dye * (0.7 + 0.3 * _step(np.maximum(warp, weft), -0.7, 0.4))  # the gaps are dark
     dye *= 1 + 0.05 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3)
-    tint = np.where(on_top[..., None], (1.05, 0.98, 0.86), (0.92, 0.98, 1.02))
+    tint = np.where(on_top[..., None], (1.05, 0.98, 0.90), (0.97, 0.98, 0.99))
     body = np.ones_like(on_top)
     return Surface(height, dye[..., None] * tint, np.full_like(height, 0.02), body)
 
@@ -191,15 +204,15 @@ def _scratch(rng: Generator, surface: Surface) -> None:
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
-    turn, length = rng.uniform(0, np.pi), rng.uniform(0.12, 0.30)
+    turn, length = rng.uniform(0, np.pi), rng.uniform(0.18, 0.40)
     along = np.cos(turn) * (x - centre_x) + np.sin(turn) * (y - centre_y)
     across = np.cos(turn) * (y - centre_y) - np.sin(turn) * (x - centre_x)
     across += rng.uniform(-0.6, 0.6) * along**2 + 0.01 * _cloud(rng, size, 16)
-    width = rng.uniform(0.009, 0.014)
+    width = rng.uniform(0.012, 0.018)
     fade = _step(np.abs(along), length, 0.6 * length) * surface.body
     furrow = np.exp(-((across / width) ** 2)) * fade
     surface.height -= 0.004 * furrow
-    surface.albedo *= 1 + rng.choice([-0.25, 0.3]) * furrow[..., None]
+    surface.albedo *= 1 + rng.choice([-0.45, 0.5]) * furrow[..., None]
 
 
 def _spot(rng: Generator, surface: Surface) -> None:
@@ -207,10 +220,10 @@ def _spot(rng: Generator, surface: Surface) -> None:
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
-    radius = rng.uniform(0.05, 0.09)
+    radius = rng.uniform(0.08, 0.13)
     reach = np.hypot(x - centre_x, y - centre_y) / radius + 0.25 * _cloud(rng, size, 16)
     stain = _step(reach, 1.1, 0.6) * surface.body * rng.uniform(0.5, 0.9)
-    surface.albedo *= 1 - stain[..., None] * (0.20, 0.28, 0.36)
+    surface.albedo *= 1 - stain[..., None] * (0.35, 0.45, 0.55)
     surface.gloss *= 1 - 0.6 * stain
 
 
@@ -227,21 +240,21 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
     facing = (low - slope_x * np.cos(azimuth) - slope_y * np.sin(azimuth)) * up / np.hypot(1, low)
     light = 0.35 + 1.0 * np.maximum(facing, 0)
     gleam = surface.gloss * np.maximum(facing, 0) ** 4
-    fall = rng.normal(0, 0.05, size=2)
+    fall = rng.normal(0, 0.03, size=2)
     lamp = rng.normal(1, 0.05) * (1 + fall[0] * x + fall[1] * y - 0.08 * (x**2 + y**2))
     scene = (surface.albedo * light[..., None] + gleam[..., None]) * lamp[..., None]
-    for _ in range(rng.poisson(3)):  # dust
+    for _ in range(rng.poisson(2)):  # dust
         at_x, at_y, radius = *rng.uniform(-1, 1, size=2), rng.uniform(0.01, 0.018)
         speck = np.exp(-((x - at_x) ** 2 + (y - at_y) ** 2) / radius**2)
-        scene += rng.uniform(0.03, 0.10) * speck[..., None]
-    scene = np.stack([_blur(scene[..., channel], 0.9 * OVERSAMPLE) for channel in range(3)], -1)
+        scene += rng.uniform(0.02, 0.06) * speck[..., None]
     half = size // OVERSAMPLE
-    return scene.reshape(half, OVERSAMPLE, half, OVERSAMPLE, 3).mean((1, 3))
+    scene = scene.reshape(half, OVERSAMPLE, half, OVERSAMPLE, 3).mean((1, 3))
+    return np.stack([_blur(scene[..., channel], 0.8) for channel in range(3)], -1)
 
 
 def _expose(rng: Generator, light: Array) -> Array:
     """Light to 8-bit values, with the noise of the photons and of the sensor."""
-    strength = rng.uniform(0.012, 0.022)
+    strength = rng.uniform(0.012, 0.016)
     noise = rng.normal(size=light.shape) * strength * np.sqrt(np.maximum(light, 0) + 0.05)
     return np.clip(np.rint(255 * (light + noise)), 0, 255).astype(np.uint8)
 

@@ -1,0 +1,47 @@
+"""An epoch's batches: which pictures, in what order, flipped how, on which device."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Pictures(Protocol):
+    """The training pictures: how many, and any of them as a batch."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+        """Pictures at `indices` (int64, on the CPU): `(B, 3, S, S)` in [-1, 1] on `device`."""
+
+
+def epoch_order(
+    count: int, random: torch.Generator, rank: int = 0, world_size: int = 1
+) -> tuple[Tensor, Tensor]:
+    """This process's share of an epoch: indices `(n,)`, and whether to flip each `(n, 2)`.
+
+    Every process draws the same numbers and takes every `world_size`-th. Shares are of one
+    length, as a step needs all processes: a few pictures are seen twice where it must be.
+    """
+    order = torch.randperm(count, generator=random)
+    padded = math.ceil(count / world_size) * world_size
+    order = order[torch.arange(padded) % count]
+    flips = torch.rand(padded, 2, generator=random) < 0.5
+    return order[rank::world_size], flips[rank::world_size]
+
+
+def split_batches(order: Tensor, batch_size: int, smallest: int) -> list[Tensor]:
+    """Indices `(n,)` in batches, the last one shorter where it must be.
+
+    BatchNorm in training cannot take a single number a channel, so a batch of one picture is
+    left out where the network's smallest map is `smallest` = 1 pixel wide.
+    """
+    return [batch for batch in order.split(batch_size) if len(batch) > 1 or smallest > 1]
+
+
+def flip(x: Tensor, flips: Tensor) -> Tensor:
+    """Mirror pictures `(B, 3, H, W)` left to right where `flips[:, 0]`, upside down by `[:, 1]`."""
+    across, down = flips[:, :, None, None, None].unbind(1)
+    x = torch.where(across, x.flip(-1), x)
+    return torch.where(down, x.flip(-2), x)

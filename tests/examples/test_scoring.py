@@ -1,0 +1,284 @@
+"""Scores against Eq. 7 by hand, and areas under the ROC curve against counted pairs."""
+
+import math
+
+import pytest
+import torch
+from daad.config import Config
+from daad.errors import UserError
+from daad.scoring import (
+    Raw,
+    Scale,
+    fuse,
+    image_auroc,
+    pixel_auroc,
+    score_pictures,
+    to_unit_interval,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+
+
+def raw_of(reconstruction: list[float], alignment: list[float] | None = None) -> Raw:
+    n = len(reconstruction)
+    return Raw(
+        torch.tensor(reconstruction, dtype=torch.float64),
+        None if alignment is None else torch.tensor(alignment, dtype=torch.float64),
+        torch.zeros(n, 2, 2),
+        torch.zeros(n, 3, 2, 2, dtype=torch.uint8),
+    )
+
+
+class FakePictures:
+    """Pictures that are already tensors."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+        return self.x[indices].to(device)
+
+
+class Halve(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+class MeanFeature(nn.Module):
+    """A discriminator whose feature is the mean of each channel."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(1).sum(1), x.mean(dim=(2, 3))
+
+
+# Eq. 7
+
+
+def test_fusion_by_hand() -> None:
+    raw = raw_of([1, 3, 5], [2, 2, 6])  # scaled: 0, 0.5, 1 and 0, 0, 1
+    scores = fuse(raw, Scale.of(raw, "test"), gamma=0.9)
+    assert scores.dtype == torch.float64
+    assert scores.tolist() == pytest.approx([0.0, 0.45, 1.0], abs=1e-15)
+
+
+def test_scores_beyond_the_scale_are_not_clamped() -> None:
+    raw = raw_of([1, 3, 5], [2, 2, 6])
+    scale = Scale((2, 4), (2, 4), "train")  # scaled: -0.5, 0.5, 1.5 and 0, 0, 2
+    assert fuse(raw, scale, 0.9).tolist() == pytest.approx([-0.45, 0.45, 1.55], abs=1e-15)
+
+
+def test_without_a_discriminator_the_score_is_the_scaled_reconstruction_error() -> None:
+    raw = raw_of([1, 2, 5])
+    assert fuse(raw, Scale.of(raw, "test"), gamma=0.9).tolist() == [0.0, 0.25, 1.0]
+
+
+def test_a_range_without_width_gives_zeros() -> None:
+    raw = raw_of([3, 3, 3], [1, 2, 3])
+    scores = fuse(raw, Scale.of(raw, "test"), gamma=0.9)
+    assert scores.tolist() == pytest.approx([0.0, 0.05, 0.1], abs=1e-15)
+
+
+def test_a_scale_without_alignment_does_not_fit_scores_that_have_it() -> None:
+    with pytest.raises(ValueError, match="no range"):
+        fuse(raw_of([1, 2], [1, 2]), Scale((1, 2), None, "test"), 0.9)
+
+
+@pytest.mark.parametrize("alignment", [None, [0.1, 0.3]])
+def test_scale_survives_a_checkpoint(tmp_path, alignment) -> None:
+    scale = Scale.of(raw_of([1 / 3, 2 / 3], alignment), "held-out")
+    torch.save({"score_scale": scale.to_dict()}, tmp_path / "c.ckpt")
+    loaded = torch.load(tmp_path / "c.ckpt", weights_only=True)["score_scale"]
+    assert Scale.from_dict(loaded) == scale
+
+
+# R, L and error maps
+
+
+def test_scores_of_a_known_reconstruction() -> None:
+    # x is c everywhere and x_hat c / 2: the squared difference is c**2 / 4.
+    values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
+    x = values[:, None, None, None].expand(5, 3, 4, 4)
+    config = Config(variant="daad+", batch_size=2)
+    raw = score_pictures(Halve(), MeanFeature(), FakePictures(x), config, CPU)
+
+    expected = (values.double() ** 2 / 4).tolist()
+    assert raw.reconstruction.dtype == torch.float64
+    assert raw.reconstruction.tolist() == pytest.approx(expected, rel=1e-6)
+    assert raw.alignment is not None
+    assert raw.alignment.tolist() == pytest.approx(expected, rel=1e-6)
+    assert raw.error_maps.shape == (5, 4, 4)
+    assert raw.error_maps.dtype == torch.float32
+    assert raw.error_maps[:, 1, 2].tolist() == pytest.approx(expected, rel=1e-6)
+    # (c / 2 + 1) * 127.5
+    assert raw.reconstructions.shape == (5, 3, 4, 4)
+    assert raw.reconstructions[:, 0, 0, 0].tolist() == [140, 102, 178, 191, 128]
+
+
+def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
+    x = torch.full((1, 3, 4, 4), 0.5)
+    config = Config(distance="l2")
+    raw = score_pictures(Halve(), None, FakePictures(x), config, CPU)
+    assert raw.alignment is None
+    assert raw.reconstruction.item() == pytest.approx(0.25 * math.sqrt(48))
+    assert raw.error_maps[0, 0, 0].item() == pytest.approx(0.0625)
+
+
+def test_reconstructions_beyond_the_picture_range_saturate() -> None:
+    x = torch.tensor([-6.0, 6.0])[:, None, None, None].expand(2, 3, 2, 2)
+    raw = score_pictures(Halve(), None, FakePictures(x), Config(), CPU)
+    assert raw.reconstructions[:, 0, 0, 0].tolist() == [0, 255]
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    x = torch.zeros(3, 3, 2, 2)
+    x[1] = float("nan")
+    with pytest.raises(UserError, match="diverged"):
+        score_pictures(Halve(), None, FakePictures(x), Config(), CPU)
+
+
+# The modes of the networks
+
+
+def normalising() -> nn.Sequential:
+    """BatchNorm with statistics of its own, and a dropout that would be seen."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(0.5))
+    model(torch.randn(4, 3, 8, 8) * 2 + 1)
+    return model
+
+
+@pytest.mark.parametrize("mode", ["eval", "batch"])
+@pytest.mark.parametrize("training", [False, True])
+def test_scoring_leaves_the_network_as_it_was(mode, training) -> None:
+    model = normalising().train(training)
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = Config(batch_norm=mode, batch_size=2)
+    score_pictures(model, None, FakePictures(torch.randn(5, 3, 8, 8)), config, CPU)
+    assert [module.training for module in model.modules()] == [training, training, False]
+    assert model[0].track_running_stats
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_modes_come_back_after_an_error() -> None:
+    model = normalising()
+    with pytest.raises(RuntimeError):
+        score_pictures(
+            model, None, FakePictures(torch.zeros(2, 5, 8, 8)), Config(batch_norm="batch"), CPU
+        )
+    assert all(module.training for module in model.modules())
+    assert model[0].track_running_stats
+
+
+def test_batch_norm_by_running_statistics_does_not_see_the_batch() -> None:
+    model, x = normalising(), torch.randn(6, 3, 8, 8)
+    scores = [
+        score_pictures(model, None, FakePictures(x), Config(batch_size=size), CPU).reconstruction
+        for size in (2, 6)
+    ]
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-6, atol=0)
+
+
+def test_batch_norm_by_the_batch_normalises_by_it_alone() -> None:
+    model, x = normalising(), torch.randn(6, 3, 8, 8)
+    config = Config(batch_norm="batch", batch_size=3)
+    raw = score_pictures(model, None, FakePictures(x), config, CPU)
+    expected = []
+    for part in x.split(3):
+        mean = part.mean(dim=(0, 2, 3), keepdim=True)
+        var = part.var(dim=(0, 2, 3), keepdim=True, unbiased=False)
+        x_hat = (part - mean) / torch.sqrt(var + 1e-5)
+        expected.append((part - x_hat).square().mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(raw.reconstruction.float(), torch.cat(expected))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_mixed_precision_reaches_the_network_and_not_the_distances() -> None:
+    torch.manual_seed(0)
+    network = nn.Conv2d(3, 3, 3, padding=1).cuda()
+    pictures = FakePictures(torch.randn(4, 3, 16, 16))
+    full, mixed = (
+        score_pictures(network, None, pictures, Config(precision=name), torch.device("cuda"))
+        for name in ("32", "bf16")
+    )
+    assert mixed.error_maps.dtype == torch.float32
+    assert not torch.equal(full.reconstruction, mixed.reconstruction)
+    torch.testing.assert_close(full.reconstruction, mixed.reconstruction, rtol=1e-2, atol=0)
+
+
+# Areas under the ROC curve
+
+
+def count_pairs(scores: Tensor, labels: Tensor) -> float:
+    """The share of pairs (anomalous, good) in order, ties counted half; O(n**2)."""
+    anomalous, good = scores[labels.bool()][:, None], scores[~labels.bool()][None]
+    return ((anomalous > good).double() + 0.5 * (anomalous == good).double()).mean().item()
+
+
+def made_up_scores(kind: str) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(200, generator=generator, dtype=torch.float64)
+    return {
+        "plain": noise,
+        "differences of 1e-12": 1 + 1e-12 * noise,
+        "magnitude of 1e6": 1e6 + 1e5 * noise,
+        "far below zero": -1e6 + 1e5 * noise,
+        "one outlier": torch.cat([1e-12 * noise[1:], torch.tensor([-1e12]).double()]),
+        "ties": noise.round(),
+        "float32": (1 + 1e-6 * noise).float(),
+    }[kind]
+
+
+KINDS = [
+    "plain",
+    "differences of 1e-12",
+    "magnitude of 1e6",
+    "far below zero",
+    "one outlier",
+    "ties",
+    "float32",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_auroc_is_the_share_of_pairs_in_order(kind: str) -> None:
+    scores = made_up_scores(kind)
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    middle = scores.median()
+    labels = (scores - middle) / scores[:-1].std() + noise > 0.5
+    assert image_auroc(scores, labels) == pytest.approx(count_pairs(scores, labels), abs=1e-6)
+
+
+def test_auroc_is_that_of_all_scores_equal() -> None:
+    assert image_auroc(torch.full((6,), 3.0), torch.tensor([0, 1, 0, 1, 1, 0])) == 0.5
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_auroc_of_one_class_is_none(label: int) -> None:
+    assert image_auroc(torch.rand(4), torch.full((4,), label)) is None
+
+
+def test_pixel_auroc_goes_over_the_pixels_of_all_pictures() -> None:
+    maps = torch.tensor([[[4.0, 1.0], [2.0, 0.5]], [[3.0, 0.25], [0.0, 2.0]]])
+    masks = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool)
+    # Marked 4 beats all six others; marked 2 beats 1, 0.5, 0.25, 0, ties with 2, loses to 3.
+    assert pixel_auroc(maps, masks) == pytest.approx((6 + 4.5) / 12, abs=1e-6)
+    assert pixel_auroc(maps, torch.zeros_like(masks)) is None
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8))
+def test_the_unit_interval_keeps_order_and_ties(values: list[float]) -> None:
+    scores = torch.tensor(values, dtype=torch.float64)
+    unit = to_unit_interval(scores)
+    assert 0 <= unit.min() <= unit.max() < 1
+    assert torch.equal(
+        torch.sign(unit[:, None] - unit[None]),
+        (scores[:, None] > scores[None]).double() - (scores[:, None] < scores[None]).double(),
+    )
