@@ -1,9 +1,7 @@
 """The choices of one DAAD run: what the paper fixes, and what it leaves open, with our defaults."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from daad.errors import UserError
@@ -14,6 +12,15 @@ PIXEL = "pixel"
 Division = tuple[int, int, int]
 
 
+NETWORK, LOSSES = "The network (Table 7, Eq. 1 and 2)", "The losses (Eq. 3 to 6)"
+SCORE, TRAINING = "The score (Eq. 7)", "Training"
+
+
+def _option(default: Any, panel: str, help: str) -> Any:
+    """A field, and all that the command line says of the option of its name."""
+    return dataclasses.field(default=default, metadata={"panel": panel, "help": help})
+
+
 @dataclass(frozen=True)
 class Config:
     """One run. The defaults are the paper's values, or our reading where the paper is silent.
@@ -21,39 +28,69 @@ class Config:
     `None` stands for "what the variant calls for"; see `resolve`.
     """
 
-    variant: str = "daad"
-    # The network (Table 7) and its memories (Eq. 1 and 2)
-    image_size: int = 256
-    width: int = 64  # channels of the first level; Table 7 doubles them at each level
-    levels: int = 4  # down-sampling by 2**levels; fewer for MemAE at 8x, 4x and 2x (Figure 2)
-    division: Division | str | None = None  # r_h, r_w, r_c, or "pixel"
-    num_items: int = 500
-    temperature: float = 1.0
-    threshold: float | None = None  # None is 1/N
-    renormalize: bool = False
-    memory_init: str = "uniform"  # or "normal"; either of scale 1/sqrt(D)
-    # The losses (Eq. 3 to 6)
-    discriminator: bool | None = None
-    lambda_rec: float = 50.0
-    lambda_adv: float = 0.5
-    lambda_ali: float = 0.5
-    distance: str = "squared"  # mean of squares, or "l2" for the norm, in Eq. 4, 6 and the scores
-    gan_loss: str = "non-saturating"  # or "minimax", Eq. 5 to the letter
-    alignment_trains_discriminator: bool = False
-    feature: str = "classifier"  # f_D is the 4x4 conv's 100-vector; or "extractor", what feeds it
-    # The score (Eq. 7)
-    gamma: float = 0.9
-    scaling: str = "test"  # R and L to [0, 1] over the test set; or "normals", by the checkpoint's
-    held_out: float = 0.0  # share of train/good kept from training, to scale the scores by
-    batch_norm: str = "eval"  # BatchNorm at test: running statistics, or "batch"
-    # Training
-    epochs: int = 1000
-    batch_size: int = 8
-    lr: float | None = None
-    seed: int = 0
-    precision: str = "32"  # or "bf16", "16": automatic mixed precision
-    evaluate_every: int = 0  # epochs between test scores, for the oracle column; 0 is never
-    checkpoint_every: int = 50  # epochs between checkpoints; one is always written at the end
+    variant: str = _option("daad", NETWORK, f"Which network: {', '.join(VARIANTS)}.")
+    image_size: int = _option(256, NETWORK, "Pictures are resized to this height and width.")
+    width: int = _option(64, NETWORK, "Channels of the first level; each level doubles them.")
+    levels: int = _option(
+        4,
+        NETWORK,
+        "How often the encoder halves the map; fewer for MemAE at 8x, 4x, 2x (Figure 2).",
+    )
+    division: Division | str | None = _option(
+        None, NETWORK, "Blocks along height, width, channels; 8,8,1, or pixel for MemAE."
+    )
+    num_items: int = _option(500, NETWORK, "N, the items of each memory.")
+    temperature: float = _option(1.0, NETWORK, "Of the softmax; smaller is sparser.")
+    threshold: float | None = _option(
+        None, NETWORK, "Weights below it are dropped; 1/N if not given, 0 drops none."
+    )
+    renormalize: bool = _option(
+        False, NETWORK, "Make the weights that are left sum to 1 (MemAE does, the text does not)."
+    )
+    memory_init: str = _option(
+        "uniform", NETWORK, "uniform in +-1/sqrt(D), or normal with that deviation."
+    )
+    discriminator: bool | None = _option(
+        None, LOSSES, "Train a discriminator beside the network; daad+ does."
+    )
+    lambda_rec: float = _option(50.0, LOSSES, "Weight of the reconstruction loss.")
+    lambda_adv: float = _option(0.5, LOSSES, "Weight of the adversarial loss.")
+    lambda_ali: float = _option(0.5, LOSSES, "Weight of the alignment loss.")
+    distance: str = _option(
+        "squared", LOSSES, "In Eq. 4, 6 and the scores: squared (mean of squares) or l2 (the norm)."
+    )
+    gan_loss: str = _option(
+        "non-saturating", LOSSES, "The network's: non-saturating, or minimax (Eq. 5 to the letter)."
+    )
+    alignment_trains_discriminator: bool = _option(
+        False, LOSSES, "Whether the discriminator learns from the alignment loss too."
+    )
+    feature: str = _option(
+        "classifier", LOSSES, "f_D: classifier (the 4x4 convolution's output) or extractor."
+    )
+    gamma: float = _option(0.9, SCORE, "Weight of R against L.")
+    scaling: str = _option(
+        "test", SCORE, "Scale R and L over the test set, or over normals the checkpoint remembers."
+    )
+    held_out: float = _option(
+        0.0, SCORE, "Share of train/good kept from training for --scaling normals and predict."
+    )
+    batch_norm: str = _option(
+        "eval", SCORE, "BatchNorm at test: eval (running statistics) or batch."
+    )
+    epochs: int = _option(1000, TRAINING, "Passes over the training pictures.")
+    batch_size: int = _option(8, TRAINING, "Pictures a step, on each device.")
+    lr: float | None = _option(
+        None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator."
+    )
+    seed: int = _option(0, TRAINING, "Of weights, order and flips.")
+    precision: str = _option("32", TRAINING, "32, or automatic mixed precision in bf16 or 16.")
+    evaluate_every: int = _option(
+        0, TRAINING, "Epochs between scores on the test set, for the oracle column; 0 is never."
+    )
+    checkpoint_every: int = _option(
+        50, TRAINING, "Epochs between checkpoints; one is always written at the end."
+    )
 
     @property
     def skip(self) -> bool:
@@ -162,13 +199,6 @@ class Config:
         if isinstance(division, list):
             content = content | {"division": tuple(division)}
         return cls(**content)
-
-    @classmethod
-    def load(cls, path: Path) -> "Config":
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: not the configuration of a run ({error})") from error
 
 
 def parse_division(text: str) -> Division | str:

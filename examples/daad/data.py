@@ -63,6 +63,11 @@ class Category:
     train: list[Sample]
     test: list[Sample]
 
+    @property
+    def root(self) -> Path:
+        """The folder that holds the category's."""
+        return self.train[0].path.parents[3]
+
 
 def list_categories(root: Path) -> list[str]:
     """Names of the folders in `root` that have `train/good`: the paper's order, then by name.

@@ -67,3 +67,8 @@ def _precision(precision: str) -> dict[str, object]:
         scaler = torch.amp.GradScaler("cuda", enabled=False)
         return {"plugins": [MixedPrecision("16-mixed", device="cuda", scaler=scaler)]}
     return {"precision": {"32": "32-true", "bf16": "bf16-mixed"}[precision]}
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes files; asked before Fabric has started others."""
+    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0

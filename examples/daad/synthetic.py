@@ -53,7 +53,9 @@ def make_dataset(
     for category in PRODUCTS:
         temporary = root / f".{category}.{os.getpid()}"
         try:
-            _write_category(temporary, category, image_size, train, test_good, test_per_defect, seed)
+            _write_category(
+                temporary, category, image_size, train, test_good, test_per_defect, seed
+            )
             shutil.rmtree(root / category, ignore_errors=True)
             temporary.rename(root / category)
         finally:

@@ -1,0 +1,137 @@
+"""A run from pictures to report, in a folder of its own: train, scale, evaluate."""
+
+import dataclasses
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import blockmem
+from daad import checkpoint
+from daad.config import Config
+from daad.data import Category, Pictures, load_category
+from daad.devices import is_first_process, pick_device
+from daad.errors import UserError
+from daad.evaluation import evaluate, fit_scale
+from daad.files import write_json
+from daad.model import Discriminator, Generator
+from daad.scoring import Scale, fuse, image_auroc, score_pictures
+from daad.training import Scorer, train
+
+SETTINGS = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`; how many devices on how many machines."""
+
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+
+
+def run_category(
+    config: Config, category: Category, run: Path, hardware: Hardware, *, resume: bool = False
+) -> dict[str, Any]:
+    """Train on a category's normal pictures and evaluate on its test set; returns the metrics.
+
+    The folder `run` is made: config.json, history.csv, checkpoint.ckpt, scores.csv, metrics.json,
+    report.html and figures/. UserError where it exists, unless `resume` is to go on with it.
+    """
+    config = config.resolve()
+    device = pick_device(hardware.device)
+    learned, held_out = split_normals(category, config.held_out)
+    if is_first_process():
+        _claim(run, resume)
+    pictures = Pictures([sample.path for sample in learned], config.image_size)
+    if is_first_process():
+        write_json(run / SETTINGS, _settings(config, category, hardware))
+    train(
+        config,
+        pictures,
+        run,
+        **dataclasses.asdict(hardware),
+        resume=resume and (run / checkpoint.NAME).exists(),
+        scorer=_scorer(config, category) if config.evaluate_every else None,
+    )
+    if held_out:
+        pictures = Pictures([sample.path for sample in held_out], config.image_size)
+    fit_scale(run, pictures, "held-out" if held_out else "train", device)
+    return evaluate(run, category, device)
+
+
+def evaluate_run(
+    run: Path, device: str, root: Path | None = None, **choices: Any
+) -> dict[str, Any]:
+    """Evaluate a trained run again, on the category it was trained on.
+
+    `root` where its data has moved to; `choices` are fields of `Config` that matter at test only.
+    """
+    settings = read_settings(run)["data"]
+    category = load_category(root or Path(settings["root"]), settings["category"])
+    return evaluate(run, category, pick_device(device), **choices)
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What config.json of a run says; UserError where there is no run."""
+    path = run / SETTINGS
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings["data"]["root"], settings["data"]["category"]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{run}: not the folder of a run: no readable {SETTINGS} in it; give one that train made"
+        ) from error
+    return settings
+
+
+def split_normals(category: Category, share: float) -> tuple[list[Any], list[Any]]:
+    """The normal training pictures to learn from, and the `share` of them that is kept back.
+
+    Kept are pictures at even distances, so that a folder in order of time is covered.
+    """
+    count = len(category.train)
+    kept = {int((i + 0.5) / share) for i in range(int(count * share))} if share else set()
+    if share and not kept:
+        raise UserError(
+            f"--held-out {share:g}: keeps none of {count} pictures; give at least {1 / count:.2g}"
+        )
+    learned = [sample for i, sample in enumerate(category.train) if i not in kept]
+    return learned, [category.train[i] for i in sorted(kept)]
+
+
+def _claim(run: Path, resume: bool) -> None:
+    if run.exists() and not resume:
+        raise UserError(f"{run} exists; add --resume to go on with it, or choose another --out")
+    run.mkdir(parents=True, exist_ok=True)
+
+
+def _settings(config: Config, category: Category, hardware: Hardware) -> dict[str, Any]:
+    return {
+        "config": config.to_dict(),
+        "data": {"root": str(category.root.resolve()), "category": category.name},
+        "hardware": dataclasses.asdict(hardware),
+        "command": sys.argv,
+        "versions": {
+            "blockmem": blockmem.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _scorer(config: Config, category: Category) -> Scorer:
+    pictures = Pictures([sample.path for sample in category.test], config.image_size)
+    labels = torch.tensor([sample.label for sample in category.test], dtype=torch.bool)
+
+    def score(generator: Generator, discriminator: Discriminator | None) -> float:
+        device = next(generator.parameters()).device
+        raw = score_pictures(generator, discriminator, pictures, config, device)
+        auroc = image_auroc(fuse(raw, Scale.of(raw, "test"), config.gamma), labels)
+        assert auroc is not None  # a category has both classes in its test set
+        return auroc
+
+    return score

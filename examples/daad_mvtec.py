@@ -1,0 +1,178 @@
+"""DAAD on photographs in the MVTec AD folder layout: train, evaluate, predict.
+
+python examples/daad_mvtec.py                  a small DAAD on pictures that it draws itself
+python examples/daad_mvtec.py train --root ROOT --category bottle --variant daad+
+python examples/daad_mvtec.py evaluate --run runs/daad+/bottle
+python examples/daad_mvtec.py predict --run runs/daad+/bottle --pictures FOLDER
+"""
+
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from daad.config import Config
+from daad.data import list_categories, load_category
+from daad.devices import pick_device
+from daad.errors import UserError
+from daad.evaluation import predict, write_summary
+from daad.options import config_options
+from daad.runs import Hardware, evaluate_run, run_category
+from daad.synthetic import make_dataset
+
+# What fits three minutes on two cores. D/N is as in the paper: see docs/maths.md.
+DEMO = {"image_size": 128, "width": 8, "num_items": 16, "epochs": 12, "lr": 2e-3}
+
+app = typer.Typer(
+    help=__doc__.splitlines()[0],
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+Run = Annotated[Path, typer.Option(help="Folder of a trained run.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(context: typer.Context) -> None:
+    """DAAD (ICCV 2021) on photographs in the MVTec AD folder layout. Without a command: demo."""
+    if context.invoked_subcommand is None:
+        demo()
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to make; runs/demo if not given.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training pictures.")] = DEMO[
+        "epochs"
+    ],
+) -> None:
+    """Draw a small data set, train a small DAAD on it, and show what it finds."""
+    out = _new_folder(out or Path("runs/demo"))
+    console.print(f"Drawing two categories of pictures into {out / 'data'}")
+    names = make_dataset(out / "data", image_size=DEMO["image_size"])
+    config = Config(**(DEMO | {"epochs": epochs}))
+    _train_all(config, out / "data", names, out, Hardware(device="cpu"), resume=False)
+
+
+@app.command()
+@config_options()
+def train(
+    config: Config,
+    root: Annotated[Path, typer.Option(help="Folder of categories in MVTec layout.")],
+    category: Annotated[list[str], typer.Option(help="A category in ROOT; repeat it, or all.")],
+    out: Annotated[
+        Path | None, typer.Option(help="A run folder for each category goes here; runs/VARIANT.")
+    ] = None,
+    device: Device = "auto",
+    devices: Annotated[int, typer.Option(help="Devices on each machine, by DDP.")] = 1,
+    num_nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    resume: Annotated[bool, typer.Option(help="Go on with the runs that are in OUT.")] = False,
+) -> None:
+    """Train on ROOT/CATEGORY/train/good and evaluate on ROOT/CATEGORY/test."""
+    names = list_categories(root) if "all" in category else list(dict.fromkeys(category))
+    processes = max(devices * num_nodes, int(os.environ.get("WORLD_SIZE", "1")))
+    if processes > 1 and len(names) > 1:
+        raise UserError(f"several devices train one category at a time; {len(names)} were given")
+    config = config.resolve()
+    hardware = Hardware(device, devices, num_nodes)
+    _train_all(config, root, names, out or Path("runs") / config.variant, hardware, resume=resume)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    root: Annotated[
+        Path | None, typer.Option(help="Where the data is now, if it is not where it was.")
+    ] = None,
+    gamma: Annotated[float | None, typer.Option(help="As in training if not given.")] = None,
+    scaling: Annotated[str | None, typer.Option(help="As in training if not given.")] = None,
+    batch_norm: Annotated[str | None, typer.Option(help="As in training if not given.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
+    choices = {"gamma": gamma, "scaling": scaling, "batch_norm": batch_norm}
+    given = {name: value for name, value in choices.items() if value is not None}
+    _show([evaluate_run(run, device, root, **given)], [run])
+
+
+@app.command(name="predict")
+def predict_folder(
+    run: Run,
+    pictures: Annotated[Path, typer.Option(help="Folder of pictures to score, and all below it.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.csv and heat maps.")] = Path(
+        "predictions"
+    ),
+    device: Device = "auto",
+) -> None:
+    """Score pictures of any folder; the highest scores first."""
+    rows = predict(run, pictures, pick_device(device), out)
+    table = Table("picture", "score", title=f"{len(rows)} pictures, the ten highest scores")
+    for row in sorted(rows, key=lambda row: -row["score"])[:10]:
+        table.add_row(row["path"], f"{row['score']:.3f}")
+    console.print(table)
+    console.print(f"All scores: {out / 'predictions.csv'}, where to look: {out / 'heatmaps'}")
+
+
+def _train_all(
+    config: Config, root: Path, names: Sequence[str], out: Path, hardware: Hardware, *, resume: bool
+) -> None:
+    """One run for each category, in OUT/NAME; with several, OUT/summary.csv."""
+    categories = [load_category(root, name) for name in names]
+    runs = [out / name for name in names]
+    taken = [str(run) for run in runs if run.exists()]
+    if taken and not resume:  # all are looked at before hours go into the first
+        raise UserError(
+            f"{taken[0]} exists; add --resume to go on with it, or choose another --out"
+        )
+    results = []
+    for category, run in zip(categories, runs, strict=True):
+        console.print(f"[bold]{category.name}[/bold]: {len(category.train)} normal pictures")
+        results.append(run_category(config, category, run, hardware, resume=resume))
+        if len(names) > 1:
+            write_summary(out / "summary.csv", results)
+    _show(results, runs)
+
+
+def _show(results: Sequence[dict[str, Any]], runs: Sequence[Path]) -> None:
+    table = Table("category", "variant", title="AUROC on the test set")
+    for heading in ("image", "pixel"):
+        table.add_column(heading, justify="right")
+    table.add_column("by defect (image)")
+    for metrics in results:
+        defects = [f"{name} {_auroc(m)}" for name, m in metrics["defects"].items()]
+        areas = (_auroc(metrics, kind) for kind in ("image_auroc", "pixel_auroc"))
+        table.add_row(metrics["category"], metrics["variant"], *areas, ", ".join(defects))
+    console.print(table)
+    for run in runs:
+        console.print(
+            f"Pictures: {run / 'figures'}    Report: {run / 'report.html'}", soft_wrap=True
+        )
+
+
+def _auroc(metrics: dict[str, Any], name: str = "image_auroc") -> str:
+    return "-" if metrics[name] is None else f"{metrics[name]:.3f}"
+
+
+def _new_folder(path: Path) -> Path:
+    """`path`, or the first of path-2, path-3 ... that is not there: nothing is written over."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
+
+
+if __name__ == "__main__":
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
