@@ -12,6 +12,8 @@ from daad.files import write_atomically
 from daad.model import Discriminator, Generator
 
 NAME = "checkpoint.ckpt"
+# What a run that goes on may set otherwise than before.
+RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -32,6 +34,23 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
         raise _unreadable(path) from error
     if not isinstance(state, dict) or not {"config", "epoch", "generator"} <= set(state):
         raise _unreadable(path)
+    return state
+
+
+def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
+    """The checkpoint at `path`; UserError where it was trained with other settings than `config`."""
+    state = load_checkpoint(path)
+    before, now = Config.from_dict(state["config"]).to_dict(), config.to_dict()
+    changed = [
+        f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
+        for name in now
+        if now[name] != before[name] and name not in RESUMABLE
+    ]
+    if changed:
+        raise UserError(
+            f"{path}: cannot go on with other settings: {', '.join(changed)}; "
+            f"give the same ones, or train into a new folder"
+        )
     return state
 
 

@@ -1,6 +1,7 @@
 """Where a run computes: the choice of device, and Fabric set up for one process or several."""
 
 import os
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -60,7 +61,7 @@ def _devices(chosen: torch.device, devices: int, by_fabric_run: bool) -> int | s
     return "auto" if by_fabric_run and devices == 1 else devices
 
 
-def _precision(precision: str) -> dict[str, object]:
+def _precision(precision: str) -> dict[str, Any]:
     if precision == "16":
         # Fabric's scaler would be shared by both optimisers, and the one that overflows would
         # lower the other's scale. It is switched off; `training` has a scaler for each.
@@ -71,4 +72,7 @@ def _precision(precision: str) -> dict[str, object]:
 
 def is_first_process() -> bool:
     """Whether this process is the one that writes files; asked before Fabric has started others."""
-    return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) == 0
+    if "RANK" in os.environ:
+        return os.environ["RANK"] == "0"
+    names = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)

@@ -38,7 +38,9 @@ class History:
         self._written = float("-inf")
 
     def add(self, epoch: int, losses: Mapping[str, float], seconds: float) -> dict[str, Any]:
-        row = dict.fromkeys(COLUMNS) | {"epoch": epoch, "seconds": round(seconds, 3)} | losses
+        """The new row, for an AUROC to be put in."""
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"epoch": epoch, **losses, "seconds": round(seconds, 3)}
         self.rows.append(row)
         return row
 

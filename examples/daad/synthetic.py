@@ -1,6 +1,6 @@
 """A small data set drawn from a seed, in MVTec layout, for where no photographs are at hand.
 
-Two categories: `gear`, a turned steel wheel on a plain bench, and `weave`, a cloth in twill. Their
+Two categories: `gear`, a turned steel wheel on a plain bench, and `weave`, a coarse cloth. Their
 normal pictures differ in position, rotation, light, dust, machining marks or yarn, and sensor
 noise; their defects are small and of low contrast, so that a plain autoencoder misses some.
 Every number below is in pictures of [-1, 1] or in light of [0, 1], whatever the image size.
@@ -129,11 +129,11 @@ def _write_category(
 
 def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     """A steel wheel of 14 teeth with a bore and six holes; `harm` breaks a tooth or a hole."""
-    x, y = _placed(rng, size, shift=0.015, turn=2, scale=0.008)
+    x, y = _placed(rng, size, shift=0.008, turn=1.2, scale=0.005)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
-    teeth, holes = 14, 6
+    teeth, holes = 10, 4
     wave = np.cos(teeth * angle)
-    rim = 0.70 + 0.12 * _step(wave, -0.35, 0.35)
+    rim = 0.70 + 0.12 * _step(wave, -0.6, 0.6)
     hole_turn = 2 * np.pi / holes
     spread = (angle + hole_turn / 2) % hole_turn - hole_turn / 2
     hole = np.hypot(radius * np.cos(spread) - 0.50, radius * np.sin(spread)) - 0.075
@@ -145,39 +145,37 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     depth = np.minimum.reduce([rim - radius, radius - 0.20, hole])
     body = depth > 0
 
-    height = 0.05 * _step(depth, 0, 0.035)
-    height += 0.04 * _step(radius, 0.36, 0.33)  # the hub stands out
-    height -= 0.02 * _step(np.abs(radius - 0.635), 0.02, 0.012)  # a groove
+    height = 0.035 * _step(depth, 0, 0.06)
+    height += 0.02 * _step(radius, 0.38, 0.32)  # the hub stands out
     rings = np.interp(radius, np.linspace(0, 1.5, 180), rng.normal(size=180))
     steel = 0.55 * (1 + 0.03 * rings + 0.03 * _cloud(rng, size, 6))
     fan = np.cos(angle - rng.normal(0.8, 0.05)) ** 2  # turned metal shines in two sectors
-    gloss = np.where(body, 0.12 + 0.5 * fan**6, 0)
-    bench = 0.22 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
-    bench *= 1 - 0.55 * _blur(np.roll(body, (size // 40, size // 40), (0, 1)), size / 50)
+    gloss = np.where(body, 0.05 + 0.12 * fan**6, 0)
+    bench = 0.36 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
+    bench *= 1 - 0.4 * _blur(np.roll(body, (size // 40, size // 40), (0, 1)), size / 50)
     gray = np.where(body, steel, bench)
-    tint = np.where(body[..., None], (1.0, 0.99, 0.95), (0.90, 0.98, 1.08))
+    tint = np.where(body[..., None], (1.0, 0.99, 0.95), (0.94, 0.98, 1.04))
     return Surface(height, gray[..., None] * tint, gloss, body)
 
 
 def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
-    """A 2/2 twill of round yarns; `harm` takes a piece of one yarn out."""
-    x, y = _placed(rng, size, shift=1, turn=2.5, scale=0.03)
-    pitch = 0.14
-    u = x / pitch + 0.12 * _cloud(rng, size, 4)
-    v = y / pitch + 0.12 * _cloud(rng, size, 4)
+    """A plain weave of round yarns; `harm` takes a piece of one yarn out."""
+    x, y = _placed(rng, size, shift=0.05, turn=0.8, scale=0.01)
+    pitch = 0.2
+    u = x / pitch + 0.05 * _cloud(rng, size, 4)
+    v = y / pitch + 0.05 * _cloud(rng, size, 4)
     column, row = np.floor(u).astype(int), np.floor(v).astype(int)
-    # A yarn sinks where it passes below the two others that float over it.
-    sunk_warp = 0.5 + 0.5 * np.sin(np.pi / 2 * (v + column))
-    warp = _yarn(u) - 0.75 * sunk_warp
-    weft = _yarn(v) - 0.75 * (1 - 0.5 - 0.5 * np.sin(np.pi / 2 * (u + row)))
+    # Each yarn waves up and down along its length: over one, under the next.
+    warp = _yarn(u) + 0.4 * np.sin(np.pi * (v + column % 2))
+    weft = _yarn(v) - 0.4 * np.sin(np.pi * (u + row % 2))
     if harm is not None:
         centre_u, centre_v = np.floor(_pick(harm, np.ones_like(u, bool), u, v))
         length = harm.uniform(1.5, 3.0)
         gone = (column == centre_u) & (np.abs(v - centre_v) < length)
         warp = np.where(gone, -1.5, warp)
     on_top = warp > weft
-    height = 0.025 * np.maximum(np.maximum(warp, weft), -0.6)
-    shades = rng.normal(1, 0.05, size=(2, 64))
+    height = 0.03 * np.maximum(np.maximum(warp, weft), -0.6)
+    shades = rng.normal(1, 0.03, size=(2, 64))
     warp_shade, weft_shade = shades[0][column % 64], shades[1][row % 64]
     dye = np.where(on_top, 0.45 * warp_shade, 0.40 * weft_shade)
     dye = dye * (0.7 + 0.3 * _step(np.maximum(warp, weft), -0.7, 0.4))  # the gaps are dark
@@ -243,7 +241,7 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
     light = 0.35 + 1.0 * np.maximum(facing, 0)
     gleam = surface.gloss * np.maximum(facing, 0) ** 4
     fall = rng.normal(0, 0.03, size=2)
-    lamp = rng.normal(1, 0.05) * (1 + fall[0] * x + fall[1] * y - 0.08 * (x**2 + y**2))
+    lamp = rng.normal(1, 0.025) * (1 + fall[0] * x + fall[1] * y - 0.08 * (x**2 + y**2))
     scene = (surface.albedo * light[..., None] + gleam[..., None]) * lamp[..., None]
     for _ in range(rng.poisson(2)):  # dust
         at_x, at_y, radius = *rng.uniform(-1, 1, size=2), rng.uniform(0.01, 0.018)
@@ -251,7 +249,7 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
         scene += rng.uniform(0.02, 0.06) * speck[..., None]
     half = size // OVERSAMPLE
     scene = scene.reshape(half, OVERSAMPLE, half, OVERSAMPLE, 3).mean((1, 3))
-    return np.stack([_blur(scene[..., channel], 0.8) for channel in range(3)], -1)
+    return np.stack([_blur(scene[..., channel], 1.0) for channel in range(3)], -1)
 
 
 def _expose(rng: Generator, light: Array) -> Array:

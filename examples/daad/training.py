@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from daad.batches import Pictures, epoch_order, flip, split_batches
-from daad.checkpoint import NAME, load_checkpoint, load_state, save_checkpoint
+from daad.checkpoint import NAME, checkpoint_to_resume, load_state, save_checkpoint
 from daad.config import Config
 from daad.devices import start_fabric
 from daad.errors import UserError
@@ -55,7 +55,7 @@ def train(
     if not len(pictures):
         raise UserError("no pictures to train on; put normal ones into train/good")
     fabric = start_fabric(device, devices, num_nodes, config.precision)
-    state = _checkpoint_to_resume(run / NAME, config) if resume else None
+    state = checkpoint_to_resume(run / NAME, config) if resume else None
     console = Console(stderr=True) if fabric.is_global_zero else None
     if state is not None and state["epoch"] >= config.epochs:
         if console is not None:
@@ -84,7 +84,6 @@ class Trainer:
         # One stream of orders and flips for all processes, apart from PyTorch's own.
         self.random = torch.Generator().manual_seed(config.seed)
         self.epoch = 0
-        self.score_scale: dict[str, Any] | None = None
         self.history = History(run / "history.csv", [])
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Adam] = {}
@@ -259,7 +258,8 @@ class Trainer:
             "random_torch": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
             "history": self.history.rows,
-            "score_scale": self.score_scale,
+            # Evaluation fills this in; a scale of earlier weights would not fit these.
+            "score_scale": None,
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -272,7 +272,6 @@ class Trainer:
         if len(state["random_cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["random_cuda"])
         self.history.rows = state["history"]
-        self.score_scale = state["score_scale"]
 
 
 def _sum(module: nn.Module) -> Tensor:
@@ -291,22 +290,6 @@ class _PairDiscriminator(nn.Module):
 
     def forward(self, x: Tensor, x_hat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return *self.discriminator(x), *self.discriminator(x_hat)
-
-
-def _checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
-    state = load_checkpoint(path)
-    before, now = Config.from_dict(state["config"]).to_dict(), config.to_dict()
-    changed = [
-        f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
-        for name in now
-        if now[name] != before[name] and name not in RESUMABLE
-    ]
-    if changed:
-        raise UserError(
-            f"{path}: cannot go on with other settings: {', '.join(changed)}; "
-            f"give the same ones, or train into a new folder"
-        )
-    return state
 
 
 def _end_processes(fabric: Fabric) -> None:
