@@ -19,11 +19,11 @@ from rich.table import Table
 
 from daad.config import Config
 from daad.data import list_categories, load_category
-from daad.devices import pick_device
+from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import predict, write_summary
 from daad.options import config_options
-from daad.runs import Hardware, evaluate_run, run_category
+from daad.runs import Hardware, claim_folders, evaluate_run, run_category
 from daad.synthetic import make_dataset
 
 # What fits three minutes on two cores. D/N is as in the paper: see docs/maths.md.
@@ -130,14 +130,12 @@ def _train_all(
     """One run for each category, in OUT/NAME; with several, OUT/summary.csv."""
     categories = [load_category(root, name) for name in names]
     runs = [out / name for name in names]
-    taken = [str(run) for run in runs if run.exists()]
-    if taken and not resume:  # all are looked at before hours go into the first
-        raise UserError(
-            f"{taken[0]} exists; add --resume to go on with it, or choose another --out"
-        )
+    if is_first_process():  # all folders are looked at before hours go into the first
+        claim_folders(runs, resume=resume)
     results = []
     for category, run in zip(categories, runs, strict=True):
-        console.print(f"[bold]{category.name}[/bold]: {len(category.train)} normal pictures")
+        if is_first_process():
+            console.print(f"[bold]{category.name}[/bold]: {len(category.train)} normal pictures")
         results.append(run_category(config, category, run, hardware, resume=resume))
         if len(names) > 1:
             write_summary(out / "summary.csv", results)
@@ -170,9 +168,14 @@ def _new_folder(path: Path) -> Path:
     return next(folder for folder in itertools.chain([path], numbered) if not folder.exists())
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str] | None = None) -> None:
+    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,6 +1,5 @@
 """The file that a run is continued and judged from: `checkpoint.ckpt`, plain tensors and values."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
         raise UserError(f"{path}: no such checkpoint; train first, or give the folder of a run")
     try:
         state = torch.load(path, map_location=map_location, weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a file of another kind fails in any way at all
         raise _unreadable(path) from error
     if not isinstance(state, dict) or not {"config", "epoch", "generator"} <= set(state):
         raise _unreadable(path)

@@ -166,6 +166,8 @@ class Config:
             "lambda_ali",
         ):
             _check_at_least(name, getattr(self, name), 0, strict=False)
+        if self.threshold is not None:
+            _check_at_least("threshold", self.threshold, 0, strict=False)
         if not 0 <= self.held_out < 1:
             raise UserError(f"--held-out {self.held_out:g}: a share of at least 0 and below 1")
         if not 0 <= self.gamma <= 1:

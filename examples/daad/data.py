@@ -166,15 +166,6 @@ class Pictures:
         return store.to(device) if store.nbytes <= DEVICE_SHARE * free else store
 
 
-def flip(x: Tensor, horizontal: Tensor, vertical: Tensor) -> Tensor:
-    """Mirror picture i of `x` (b, c, h, w) left-right where `horizontal[i]`, up-down where
-    `vertical[i]`; both bool (b,). The choice is made on the device of `x`, with no host sync."""
-    horizontal = horizontal.to(x.device, non_blocking=True)[:, None, None, None]
-    vertical = vertical.to(x.device, non_blocking=True)[:, None, None, None]
-    x = torch.where(horizontal, x.flip(-1), x)
-    return torch.where(vertical, x.flip(-2), x)
-
-
 def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tensor]:
     """Where each picture is anomalous, bool (n, S, S), and whether that is known, bool (n,).
 

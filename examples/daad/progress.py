@@ -121,7 +121,9 @@ class Display:
             return
         self._shown = now
         values = torch.stack(list(losses.values())).tolist()
-        text = "  ".join(f"{name} {value:.3g}" for name, value in zip(losses, values, strict=True))
+        # On a terminal by the first letters, as in lambda_rec: four losses then fit one line.
+        names = losses if self._live is None else [name[:3] for name in losses]
+        text = "  ".join(f"{name} {value:.3g}" for name, value in zip(names, values, strict=True))
         epoch = f"{(self._done - 1) // self._steps_per_epoch + 1}/{self._epochs}"
         pace = self._pace(now)
         if self._live is not None:

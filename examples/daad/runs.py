@@ -4,6 +4,7 @@ import dataclasses
 import json
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,9 @@ def run_category(
     config = config.resolve()
     device = pick_device(hardware.device)
     learned, held_out = split_normals(category, config.held_out)
-    if is_first_process():
-        _claim(run, resume)
     pictures = Pictures([sample.path for sample in learned], config.image_size)
-    if is_first_process():
+    if is_first_process():  # nothing is written before all that can be checked is
+        claim_folders([run], resume=resume)
         write_json(run / SETTINGS, _settings(config, category, hardware))
     train(
         config,
@@ -103,10 +103,11 @@ def split_normals(category: Category, share: float) -> tuple[list[Any], list[Any
     return learned, [category.train[i] for i in sorted(kept)]
 
 
-def _claim(run: Path, resume: bool) -> None:
-    if run.exists() and not resume:
-        raise UserError(f"{run} exists; add --resume to go on with it, or choose another --out")
-    run.mkdir(parents=True, exist_ok=True)
+def claim_folders(runs: Sequence[Path], *, resume: bool) -> None:
+    """UserError where one of the folders exists, unless `resume` is to go on with it."""
+    for run in runs:
+        if run.exists() and not resume:
+            raise UserError(f"{run} exists; add --resume to go on with it, or choose another --out")
 
 
 def _settings(config: Config, category: Category, hardware: Hardware) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     body = depth > 0
 
     height = 0.035 * _step(depth, 0, 0.06)
-    height += 0.02 * _step(radius, 0.38, 0.32)  # the hub stands out
+    height += 0.015 * _step(radius, 0.38, 0.32)  # the hub stands out
     rings = np.interp(radius, np.linspace(0, 1.5, 180), rng.normal(size=180))
     steel = 0.55 * (1 + 0.03 * rings + 0.03 * _cloud(rng, size, 6))
     fan = np.cos(angle - rng.normal(0.8, 0.05)) ** 2  # turned metal shines in two sectors
@@ -177,10 +177,10 @@ def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
     height = 0.03 * np.maximum(np.maximum(warp, weft), -0.6)
     shades = rng.normal(1, 0.03, size=(2, 64))
     warp_shade, weft_shade = shades[0][column % 64], shades[1][row % 64]
-    dye = np.where(on_top, 0.45 * warp_shade, 0.40 * weft_shade)
+    dye = np.where(on_top, 0.43 * warp_shade, 0.40 * weft_shade)
     dye = dye * (0.7 + 0.3 * _step(np.maximum(warp, weft), -0.7, 0.4))  # the gaps are dark
     dye *= 1 + 0.05 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3)
-    tint = np.where(on_top[..., None], (1.05, 0.98, 0.90), (0.97, 0.98, 0.99))
+    tint = np.where(on_top[..., None], (1.03, 0.98, 0.92), (0.99, 0.98, 0.97))
     body = np.ones_like(on_top)
     return Surface(height, dye[..., None] * tint, np.full_like(height, 0.02), body)
 
@@ -204,15 +204,15 @@ def _scratch(rng: Generator, surface: Surface) -> None:
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
-    turn, length = rng.uniform(0, np.pi), rng.uniform(0.18, 0.40)
+    turn, length = rng.uniform(0, np.pi), rng.uniform(0.22, 0.45)
     along = np.cos(turn) * (x - centre_x) + np.sin(turn) * (y - centre_y)
     across = np.cos(turn) * (y - centre_y) - np.sin(turn) * (x - centre_x)
     across += rng.uniform(-0.6, 0.6) * along**2 + 0.01 * _cloud(rng, size, 16)
-    width = rng.uniform(0.012, 0.018)
+    width = rng.uniform(0.015, 0.021)
     fade = _step(np.abs(along), length, 0.6 * length) * surface.body
     furrow = np.exp(-((across / width) ** 2)) * fade
     surface.height -= 0.004 * furrow
-    surface.albedo *= 1 + rng.choice([-0.45, 0.5]) * furrow[..., None]
+    surface.albedo *= 1 + rng.choice([-0.5, 0.55]) * furrow[..., None]
 
 
 def _spot(rng: Generator, surface: Surface) -> None:
@@ -220,9 +220,9 @@ def _spot(rng: Generator, surface: Surface) -> None:
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
-    radius = rng.uniform(0.08, 0.13)
+    radius = rng.uniform(0.09, 0.14)
     reach = np.hypot(x - centre_x, y - centre_y) / radius + 0.25 * _cloud(rng, size, 16)
-    stain = _step(reach, 1.1, 0.6) * surface.body * rng.uniform(0.5, 0.9)
+    stain = _step(reach, 1.1, 0.6) * surface.body * rng.uniform(0.65, 1.0)
     surface.albedo *= 1 - stain[..., None] * (0.35, 0.45, 0.55)
     surface.gloss *= 1 - 0.6 * stain
 

@@ -27,7 +27,7 @@ from daad.progress import Display, History
 
 # What a continued run may set otherwise than the run it continues.
 RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
-# A third faster than contiguous maps on the CPU too (128x128, width 16, batch 8, two cores).
+# On the CPU too: a fifth to a third faster (128x128, width 16, batch 8, two cores).
 MEMORY_FORMAT = torch.channels_last
 
 Scorer = Callable[[Generator, Discriminator | None], float]

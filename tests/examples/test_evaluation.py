@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from daad.checkpoint import NAME, load_checkpoint, save_checkpoint
 from daad.config import Config
 from daad.data import Category, Pictures, load_category
@@ -15,7 +17,6 @@ from daad.errors import UserError
 from daad.evaluation import evaluate, fit_scale, predict, write_summary
 from daad.model import Discriminator, Generator
 from daad.scoring import score_pictures
-from PIL import Image
 
 CPU = torch.device("cpu")
 SIZE = 32

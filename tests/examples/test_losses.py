@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from daad.losses import (
     alignment_loss,
     discriminator_loss,

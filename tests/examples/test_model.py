@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from daad.config import Config
-from daad.model import Discriminator, Generator
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from blockmem import BlockwiseMemory
+from daad.config import Config
+from daad.model import Discriminator, Generator
 
 VARIANTS = ("ae", "ae-skip", "memae", "memae-skip", "daad", "daad+")
 SMALL = {"image_size": 32, "width": 4, "num_items": 5, "division": (2, 2, 1)}
 
-# Table 7 at 256x256: layer, kernel, channels in and out, size out. Concatenation is in bold there.
+# Table 7 at 256x256: layer, kernel, channels in and out, size out.
 ENCODER = [
     *[("conv", 3, 3, 64, 256), ("conv", 3, 64, 64, 256), ("memory", 0, 64, 64, 128)],
     *[("conv", 3, 64, 128, 128), ("conv", 3, 128, 128, 128), ("memory", 0, 128, 128, 64)],
@@ -54,7 +54,7 @@ def layers_run(network: nn.Module, x: torch.Tensor) -> list[tuple[nn.Module, int
         if isinstance(module, TABLES):
             module.register_forward_hook(note)
     network(x)
-    return seen
+    return list(seen)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor
+
 from daad.config import Config
 from daad.data import Sample
 from daad.report import DPI, MAX_ROWS, Findings, draw_figures, pick_rows, write_report
 from daad.scoring import Raw
-from PIL import Image
-from torch import Tensor
 
 METRICS: dict[str, Any] = {
     "variant": "daad+",

@@ -4,6 +4,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from daad.config import Config
 from daad.errors import UserError
 from daad.scoring import (
@@ -15,9 +19,6 @@ from daad.scoring import (
     score_pictures,
     to_unit_interval,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor, nn
 
 CPU = torch.device("cpu")
 

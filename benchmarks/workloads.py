@@ -1,0 +1,156 @@
+"""The workloads: shapes of real models in one table, and inputs of those shapes."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blockmem import assemble
+
+FORWARD, TRAINING = "forward", "forward+backward"
+MODES = (FORWARD, TRAINING)
+
+PROTOTYPES = 4
+NOISE = 0.3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One memory at work: a map `(B, C, *S)`, blocks `(c, *s)`, and how many items."""
+
+    map_shape: tuple[int, ...]
+    block_shape: tuple[int, ...]
+    items: int
+
+    @property
+    def size(self) -> int:
+        """D, the numbers in a block."""
+        return math.prod(self.block_shape)
+
+    @property
+    def queries(self) -> int:
+        """Q, the blocks of the whole batch."""
+        return math.prod(self.map_shape) // self.size
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A memory layer alone, or the several of one network called one after another."""
+
+    name: str
+    parts: tuple[Part, ...]
+    modes: tuple[str, ...] = MODES
+    quick: bool = False
+    default: bool = True
+
+
+@dataclass(frozen=True)
+class ModelWorkload:
+    """DAAD whole: a training step, or an inference pass."""
+
+    name: str
+    modes: tuple[str, ...]
+    image_size: int = 256
+    width: int = 64
+    batch_cpu: int = 1
+    batch_cuda: int = 8
+    quick: bool = False
+    default: bool = True
+
+    def batch(self, device: str) -> int:
+        return self.batch_cuda if device == "cuda" else self.batch_cpu
+
+
+def _daad(level: int, batch: int = 8, division: int = 8, items: int = 500) -> Part:
+    """The memory of one level of DAAD at 256x256, width 64: `division` blocks along each side."""
+    channels, side = 64 * 2 ** (level - 1), 256 // 2**level
+    block = side // division
+    return Part((batch, channels, side, side), (channels, block, block), items)
+
+
+def _pixels(channels: int, side: int, items: int) -> Part:
+    """MemAE's memory: one query a pixel, over all channels."""
+    return Part((8, channels, side, side), (channels, 1, 1), items)
+
+
+def _square(queries: int, items: int, size: int) -> Part:
+    """A batch of 8 maps with `queries` blocks of 4x4 pixels altogether."""
+    channels, side = size // 16, 4 * math.isqrt(queries // 8)
+    return Part((8, channels, side, side), (channels, 4, 4), items)
+
+
+LEVELS = (1, 2, 3, 4)
+BASE = {"q": 2048, "n": 500, "d": 256}
+SWEEPS = {
+    "q": (128, 512, 2048, 8192, 32768),
+    "n": (125, 500, 2000, 8000),
+    "d": (64, 256, 1024, 4096, 16384),
+}
+
+
+def sweep_name(sizes: dict[str, int]) -> str:
+    return f"scaling-q{sizes['q']}-n{sizes['n']}-d{sizes['d']}"
+
+
+def _sweeps() -> tuple[Workload, ...]:
+    """From one base point along each of Q, N and D; the base stands in the table once."""
+    points = [BASE | {axis: value} for axis, values in SWEEPS.items() for value in values]
+    named = {sweep_name(p): _square(p["q"], p["n"], p["d"]) for p in points}
+    return tuple(Workload(name, (part,), modes=(TRAINING,)) for name, part in named.items())
+
+
+WORKLOADS: tuple[Workload | ModelWorkload, ...] = (
+    # DAAD (ICCV 2021) on pictures: 256x256, r 8,8,1
+    *(Workload(f"daad-level{level}", (_daad(level),), quick=level == 4) for level in LEVELS),
+    Workload("daad-levels", tuple(_daad(level) for level in LEVELS)),
+    # ... on video: r 16, N 2000
+    Workload("daad-video", tuple(_daad(level, 4, 16, 2000) for level in LEVELS)),
+    # ... with other blocks. At level 3: on level 1 the memory of r 1 alone would take 2 GB
+    *(Workload(f"daad-r{r}", (_daad(3, division=r),)) for r in (1, 2, 4, 16)),
+    # MemAE (ICCV 2019), and the larger maps that DAAD's Figure 2 gives it
+    *(
+        Workload(
+            f"memae-{factor}x-n{items}",
+            (_pixels(32 * factor, 256 // factor, items),),
+            quick=factor == 16 and items == 500,
+        )
+        for items in (500, 2000)
+        for factor in (16, 8, 4, 2)
+    ),
+    # HF2-VAD (ICCV 2021): a map is one block
+    Workload("hf2vad", (Part((128, 64, 16, 16), (64, 16, 16), 2000),)),
+    # MemAE on video, 3-D maps
+    Workload("memae-video", (Part((4, 256, 2, 16, 16), (256, 1, 1, 1), 2000),)),
+    *_sweeps(),
+    ModelWorkload("daad-inference", (FORWARD,)),
+    ModelWorkload("daad-training", (TRAINING,)),
+    # For trying the command out; measured only where it is named, or by --quick
+    Workload("tiny", (Part((2, 16, 8, 8), (16, 2, 2), 20),), quick=True, default=False),
+)
+
+
+def make_inputs(
+    part: Part, dtype: torch.dtype, device: torch.device, seed: int
+) -> tuple[Tensor, Tensor]:
+    """A map and a memory `(N, D)`: blocks and items scatter round the same four prototypes.
+
+    So an item is either near a query or far from it, its probability well above 1/N or well
+    below. Were all directions random, many would lie within rounding of the threshold, and no
+    two ways to compute the layer would agree on what is kept, whether right or wrong.
+    """
+    random = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=random, device=device)
+
+    prototypes = torch.linalg.qr(normal(part.size, PROTOTYPES)).Q.T
+    noise = NOISE / math.sqrt(part.size)
+    memory = prototypes[torch.arange(part.items, device=device) % PROTOTYPES]
+    memory = memory + noise * normal(part.items, part.size)
+    nearest = torch.randint(PROTOTYPES, (part.queries,), generator=random, device=device)
+    queries = prototypes[nearest] + noise * normal(part.queries, part.size)
+    # As after BatchNorm, numbers are about 1; and blocks differ in strength
+    queries = queries * math.sqrt(part.size) * (0.3 * normal(part.queries, 1)).exp()
+    queries = queries.view(part.map_shape[0], -1, part.size).to(dtype)
+    return assemble(queries, part.block_shape, part.map_shape), memory.to(dtype)
