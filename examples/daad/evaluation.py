@@ -19,18 +19,25 @@ from daad.files import write_atomically, write_csv, write_json
 from daad.scoring import Raw, Scale, fuse, image_auroc, pixel_auroc, score_pictures
 
 
-def evaluate(run: Path, category: Category, device: torch.device, **choices: Any) -> dict[str, Any]:
+def evaluate(
+    run: Path,
+    category: Category,
+    device: torch.device,
+    pictures: Pictures | None = None,
+    **choices: Any,
+) -> dict[str, Any]:
     """Score the test set of `category` with the checkpoint in `run`, and write what was found.
 
     Into `run` go scores.csv, metrics.json, figures/ and report.html; the metrics are returned.
     R and L are scaled over the test set, or with `config.scaling` "normals" by the ranges in the
     checkpoint. UserError where that has none. `choices` are fields of `Config` that only matter
-    here (gamma, scaling, batch_norm), to be other than in training.
+    here (gamma, scaling, batch_norm), to be other than in training. `pictures` is the test set
+    where it has been decoded already.
     """
     config, generator, discriminator, checkpoint = load_models(run, device)
     config = dataclasses.replace(config, **choices).resolve()
     stored = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
-    pictures = Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = pictures or Pictures([sample.path for sample in category.test], config.image_size)
     raw = score_pictures(generator, discriminator, pictures, config, device)
     scale = stored or Scale.of(raw, "test")
     scores = fuse(raw, scale, config.gamma)

@@ -13,7 +13,7 @@ import torch
 import blockmem
 from daad import checkpoint
 from daad.config import Config
-from daad.data import Category, Pictures, load_category
+from daad.data import Category, Pictures, load_category, load_masks
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import evaluate, fit_scale
@@ -46,6 +46,8 @@ def run_category(
     device = pick_device(hardware.device)
     learned, held_out = split_normals(category, config.held_out)
     pictures = Pictures([sample.path for sample in learned], config.image_size)
+    tested = Pictures([sample.path for sample in category.test], config.image_size)
+    load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
     if is_first_process():  # nothing is written before all that can be checked is
         claim_folders([run], resume=resume)
         write_json(run / SETTINGS, _settings(config, category, hardware))
@@ -55,12 +57,12 @@ def run_category(
         run,
         **dataclasses.asdict(hardware),
         resume=resume and (run / checkpoint.NAME).exists(),
-        scorer=_scorer(config, category) if config.evaluate_every else None,
+        scorer=_scorer(config, category, tested) if config.evaluate_every else None,
     )
     if held_out:
         pictures = Pictures([sample.path for sample in held_out], config.image_size)
     fit_scale(run, pictures, "held-out" if held_out else "train", device)
-    return evaluate(run, category, device)
+    return evaluate(run, category, device, tested)
 
 
 def evaluate_run(
@@ -124,8 +126,7 @@ def _settings(config: Config, category: Category, hardware: Hardware) -> dict[st
     }
 
 
-def _scorer(config: Config, category: Category) -> Scorer:
-    pictures = Pictures([sample.path for sample in category.test], config.image_size)
+def _scorer(config: Config, category: Category, pictures: Pictures) -> Scorer:
     labels = torch.tensor([sample.label for sample in category.test], dtype=torch.bool)
 
     def score(generator: Generator, discriminator: Discriminator | None) -> float:

@@ -18,6 +18,7 @@ from numpy.random import Generator
 from PIL import Image
 
 from daad.data import GOOD
+from daad.errors import UserError
 
 Array = np.ndarray
 
@@ -47,20 +48,23 @@ def make_dataset(
 ) -> list[str]:
     """Draw every category into `root` in MVTec layout; returns their names.
 
-    The same arguments give the same bytes. A category is written whole or not at all, and
-    replaces one of the same name.
+    The same arguments give the same bytes. The set is whole or absent; UserError where a folder
+    of one of the names is there already.
     """
     for category in PRODUCTS:
-        temporary = root / f".{category}.{os.getpid()}"
-        try:
-            _write_category(
-                temporary, category, image_size, train, test_good, test_per_defect, seed
-            )
-            shutil.rmtree(root / category, ignore_errors=True)
-            temporary.rename(root / category)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return sorted(PRODUCTS)
+        if (root / category).exists():
+            raise UserError(f"{root / category}: is there already; give a new folder, or remove it")
+    counts = {"train/good": train, "test/good": test_good}
+    counts |= {f"test/{defect}": test_per_defect for defect in DEFECTS}
+    temporary = root / f".synthetic.{os.getpid()}"
+    try:
+        for number, category in enumerate(PRODUCTS):
+            _write_category(temporary / category, image_size, counts, (seed, number))
+        for category in PRODUCTS:
+            (temporary / category).rename(root / category)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return list(PRODUCTS)
 
 
 def draw(
@@ -89,22 +93,15 @@ def draw(
 
 
 def _write_category(
-    folder: Path,
-    category: str,
-    image_size: int,
-    train: int,
-    test_good: int,
-    test_per_defect: int,
-    seed: int,
+    folder: Path, image_size: int, counts: dict[str, int], seed: tuple[int, ...]
 ) -> None:
-    number = sorted(PRODUCTS).index(category)
-    counts = {"train/good": train, "test/good": test_good}
-    counts |= {f"test/{defect}": test_per_defect for defect in DEFECTS}
+    """`counts` pictures into each place of `folder`, which has the category's name, and masks."""
 
     def write(group: int, place: str, index: int) -> None:
         defect = place.split("/")[1]
-        key = (seed, number, group, index)
-        picture, mask = draw(category, key, image_size, None if defect == GOOD else defect)
+        own_seed = (*seed, group, index)
+        wanted = None if defect == GOOD else defect
+        picture, mask = draw(folder.name, own_seed, image_size, wanted)
         Image.fromarray(picture).save(folder / place / f"{index:03}.png")
         if defect != GOOD:
             path = folder / "ground_truth" / defect / f"{index:03}_mask.png"
@@ -151,7 +148,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     steel = 0.55 * (1 + 0.03 * rings + 0.03 * _cloud(rng, size, 6))
     fan = np.cos(angle - rng.normal(0.8, 0.05)) ** 2  # turned metal shines in two sectors
     gloss = np.where(body, 0.05 + 0.12 * fan**6, 0)
-    bench = 0.36 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
+    bench = 0.42 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
     bench *= 1 - 0.4 * _blur(np.roll(body, (size // 40, size // 40), (0, 1)), size / 50)
     gray = np.where(body, steel, bench)
     tint = np.where(body[..., None], (1.0, 0.99, 0.95), (0.94, 0.98, 1.04))
@@ -212,7 +209,7 @@ def _scratch(rng: Generator, surface: Surface) -> None:
     fade = _step(np.abs(along), length, 0.6 * length) * surface.body
     furrow = np.exp(-((across / width) ** 2)) * fade
     surface.height -= 0.004 * furrow
-    surface.albedo *= 1 + rng.choice([-0.5, 0.55]) * furrow[..., None]
+    surface.albedo *= 1 + rng.choice([-0.6, 0.7]) * furrow[..., None]
 
 
 def _spot(rng: Generator, surface: Surface) -> None:
@@ -223,7 +220,7 @@ def _spot(rng: Generator, surface: Surface) -> None:
     radius = rng.uniform(0.09, 0.14)
     reach = np.hypot(x - centre_x, y - centre_y) / radius + 0.25 * _cloud(rng, size, 16)
     stain = _step(reach, 1.1, 0.6) * surface.body * rng.uniform(0.65, 1.0)
-    surface.albedo *= 1 - stain[..., None] * (0.35, 0.45, 0.55)
+    surface.albedo *= 1 - stain[..., None] * (0.45, 0.55, 0.65)
     surface.gloss *= 1 - 0.6 * stain
 
 

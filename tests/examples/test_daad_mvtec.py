@@ -34,15 +34,14 @@ def script(*arguments, cwd):
     printed, complained = io.StringIO(), io.StringIO()
     before = Path.cwd()
     os.chdir(cwd)
-    with (
-        contextlib.ExitStack() as back,
-        contextlib.redirect_stdout(printed),
-        contextlib.redirect_stderr(complained),
-        pytest.raises(SystemExit) as end,
-    ):
-        back.callback(os.chdir, before)
-        daad_mvtec.run([str(argument) for argument in arguments])
-    return Done(end.value.code, printed.getvalue(), complained.getvalue())
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
+            daad_mvtec.run([str(argument) for argument in arguments])
+    except SystemExit as end:
+        return Done(end.code, printed.getvalue(), complained.getvalue())
+    finally:
+        os.chdir(before)
+    raise AssertionError("the script ended without an exit code")
 
 
 @pytest.fixture(scope="module")
@@ -198,10 +197,12 @@ def test_refusals_of_bad_data(data, tmp_path):
     shutil.rmtree(one_class / "gear" / "test" / "good")
     refused(train(one_class), "test", "good")
 
-    broken = shutil.copytree(data, tmp_path / "broken")
-    picture = sorted((broken / "gear" / "train" / "good").iterdir())[3]
-    picture.write_bytes(picture.read_bytes()[:300])
-    refused(train(broken), str(picture))
+    for place in ("train/good", "test/spot", "ground_truth/scratch"):
+        broken = shutil.copytree(data, tmp_path / place.replace("/", "-"))
+        picture = sorted((broken / "gear" / place).iterdir())[1]
+        picture.write_bytes(picture.read_bytes()[:60])
+        refused(train(broken), str(picture))
+    assert not (tmp_path / "runs").exists()  # all that before training
 
 
 def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
