@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch.testing import assert_close
 
 from blockmem import BlockwiseMemory, blockwise_memory
@@ -82,6 +83,28 @@ def test_compiles_as_one_graph(dynamic):
         assert_close(found, expected)
         grads = [torch.autograd.grad(y.sum(), [x, *layer.parameters()]) for y in (found, expected)]
         assert_close(*grads)
+
+
+def test_compiles_under_autocast():
+    layer = BlockwiseMemory(20, (4, 2, 2))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 4, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected, found = layer(x), compiled(x)
+    assert found.dtype == torch.bfloat16
+    assert_close(found, expected)
+    grads = [torch.autograd.grad(y.float().sum(), (x, layer.memory)) for y in (found, expected)]
+    assert_close(*grads)
+
+
+def test_under_inference_mode_and_activation_checkpointing():
+    layer, x = BlockwiseMemory(20, (4, 2, 2)), torch.randn(2, 4, 8, 8, requires_grad=True)
+    expected = layer(x)
+    with torch.inference_mode():
+        assert torch.equal(layer(x), expected)
+    again = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
+    grads = [torch.autograd.grad(y.sum(), (x, layer.memory)) for y in (again, expected)]
+    assert_close(*grads)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own parts
