@@ -138,7 +138,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
         broken = harm.integers(teeth) * 2 * np.pi / teeth
         near = np.abs((angle - broken + np.pi) % (2 * np.pi) - np.pi) < np.pi / teeth
         rough = 0.02 * _cloud(harm, size, 40)
-        rim = np.where(near, np.minimum(rim, 0.70 + harm.uniform(0.02, 0.06) + rough), rim)
+        rim = np.where(near, np.minimum(rim, 0.70 + harm.uniform(0, 0.04) + rough), rim)
     depth = np.minimum.reduce([rim - radius, radius - 0.20, hole])
     body = depth > 0
 
@@ -148,7 +148,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     steel = 0.55 * (1 + 0.03 * rings + 0.03 * _cloud(rng, size, 6))
     fan = np.cos(angle - rng.normal(0.8, 0.05)) ** 2  # turned metal shines in two sectors
     gloss = np.where(body, 0.05 + 0.12 * fan**6, 0)
-    bench = 0.42 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
+    bench = 0.40 * (1 + 0.06 * _cloud(rng, size, 5) + 0.05 * _cloud(rng, size, size // 3))
     bench *= 1 - 0.4 * _blur(np.roll(body, (size // 40, size // 40), (0, 1)), size / 50)
     gray = np.where(body, steel, bench)
     tint = np.where(body[..., None], (1.0, 0.99, 0.95), (0.94, 0.98, 1.04))
@@ -238,7 +238,7 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
     light = 0.35 + 1.0 * np.maximum(facing, 0)
     gleam = surface.gloss * np.maximum(facing, 0) ** 4
     fall = rng.normal(0, 0.03, size=2)
-    lamp = rng.normal(1, 0.025) * (1 + fall[0] * x + fall[1] * y - 0.08 * (x**2 + y**2))
+    lamp = rng.normal(1, 0.02) * (1 + fall[0] * x + fall[1] * y - 0.08 * (x**2 + y**2))
     scene = (surface.albedo * light[..., None] + gleam[..., None]) * lamp[..., None]
     for _ in range(rng.poisson(2)):  # dust
         at_x, at_y, radius = *rng.uniform(-1, 1, size=2), rng.uniform(0.01, 0.018)
@@ -251,7 +251,7 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
 
 def _expose(rng: Generator, light: Array) -> Array:
     """Light to 8-bit values, with the noise of the photons and of the sensor."""
-    strength = rng.uniform(0.012, 0.016)
+    strength = rng.uniform(0.012, 0.014)
     noise = rng.normal(size=light.shape) * strength * np.sqrt(np.maximum(light, 0) + 0.05)
     return np.clip(np.rint(255 * (light + noise)), 0, 255).astype(np.uint8)
 
