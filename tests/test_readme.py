@@ -25,7 +25,9 @@ def test_the_code_prints_what_the_readme_says():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    targets = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", README)
+    assert targets
+    for target in map("".join, targets):
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
