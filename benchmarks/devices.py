@@ -138,7 +138,7 @@ def _extra_bytes_cpu(run: Run) -> int:
     events.sort(key=lambda event: event["ts"])
     allocated = [event["args"]["Total Allocated"] for event in events]
     del result
-    return max(allocated) - allocated[-1]
+    return int(max(allocated) - allocated[-1])
 
 
 @contextlib.contextmanager
@@ -162,8 +162,10 @@ def memory_limit(device: Device) -> Iterator[None]:
 
 
 def _available_bytes() -> int:
-    kilobytes = _proc_value("/proc/meminfo", "MemAvailable")
-    return 1024 * int(kilobytes.split()[0])
+    available = 1024 * int(_proc_value("/proc/meminfo", "MemAvailable").split()[0])
+    container = Path("/sys/fs/cgroup/memory.max")
+    limit = container.read_text(encoding="utf-8").strip() if container.exists() else ""
+    return min(available, int(limit)) if limit.isdigit() else available
 
 
 def _data_bytes() -> int:

@@ -1,5 +1,6 @@
 """The providers: ways to compute the layer, each `(x, memory, block_shape, threshold) -> y`."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -25,12 +26,21 @@ class Provider:
     name: str
     build: Callable[[Device], Layer]
     renormalize: bool = False
+    compiles: bool = False
+
+    @property
+    def ours(self) -> bool:
+        return self.name.startswith("blockmem")
 
 
-def eager(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Tensor:
+def eager(
+    x: Tensor, memory: Tensor, block_shape: Shape, threshold: float, renormalize: bool = False
+) -> Tensor:
     """What a careful user writes. `divide` and `assemble` are one einops `rearrange` each."""
     weights = _probabilities(x, memory, block_shape)
     weights = torch.where(weights >= threshold, weights, 0.0)
+    if renormalize:
+        weights = weights / weights.sum(dim=-1, keepdim=True)
     return assemble(weights.to(memory.dtype) @ memory, block_shape, x.shape)
 
 
@@ -43,7 +53,8 @@ def memae(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Te
     weights = _probabilities(x, memory, block_shape)
     above = weights - threshold
     weights = functional.relu(above) * weights / (above.abs() + 1e-12)
-    weights = functional.normalize(weights, p=1.0, dim=-1)
+    # The L1 norm of what is nowhere negative; functional.normalize(p=1) is ten times less exact
+    weights = weights / weights.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     return assemble(weights.to(memory.dtype) @ memory, block_shape, x.shape)
 
 
@@ -107,9 +118,8 @@ def _build_flex(device: Device) -> Layer:
 @cache
 def _flex_refusal(device: Device) -> str | None:
     """Why FlexAttention cannot run on a device at all, asked once: it takes seconds to say so."""
-    x, memory = (torch.ones(64, 64, device=device.torch) for _ in range(2))
     try:
-        _compiled(flex, device)(x.unsqueeze(2), memory, (64, 1), 0.0)
+        _compiled(flex, device)(device.ones(64, 64, 1), device.ones(64, 64), (64, 1), 0.0)
     except Exception as error:  # whatever it is, it is the reason
         return reason(error)
     return None
@@ -121,7 +131,7 @@ def _build_blockmem(backend: str) -> Callable[[Device], Layer]:
 
     def build(device: Device) -> Layer:
         # The library's own words where it has no such backend, or none for this device
-        layer(torch.ones(1, 16, 1, device=device.torch), device.ones(16, 16), (16, 1), 0.0)
+        layer(device.ones(1, 16, 1), device.ones(16, 16), (16, 1), 0.0)
         return layer
 
     return build
@@ -130,6 +140,7 @@ def _build_blockmem(backend: str) -> Callable[[Device], Layer]:
 def reason(error: Exception) -> str:
     """One line of at most 200 characters that says what went wrong."""
     text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = re.sub(r"^(\w+(Error|Exception): )+", "", text)  # errors that were wrapped in others
     if "allocate" in text:
         text = f"out of memory: {text.rpartition('Allocator: ')[2]}"
     return text if len(text) <= 200 else text[:197] + "..."
@@ -139,9 +150,9 @@ PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider("eager", lambda device: eager),
-        Provider("compile", lambda device: _compiled(eager, device)),
+        Provider("compile", lambda device: _compiled(eager, device), compiles=True),
         Provider("memae", lambda device: memae, renormalize=True),
-        Provider("flex", _build_flex),
+        Provider("flex", _build_flex, compiles=True),
         Provider("blockmem-torch", _build_blockmem("torch")),
         Provider("blockmem-triton", _build_blockmem("triton")),
     )

@@ -89,8 +89,11 @@ SWEEPS = {
 }
 
 
+SWEEP = "scaling-"
+
+
 def sweep_name(sizes: dict[str, int]) -> str:
-    return f"scaling-q{sizes['q']}-n{sizes['n']}-d{sizes['d']}"
+    return f"{SWEEP}q{sizes['q']}-n{sizes['n']}-d{sizes['d']}"
 
 
 def _sweeps() -> tuple[Workload, ...]:

@@ -27,7 +27,7 @@ from daad.runs import Hardware, claim_folders, evaluate_run, run_category
 from daad.synthetic import make_dataset
 
 # What fits three minutes on two cores. D/N is as in the paper: see docs/maths.md.
-DEMO = {"image_size": 128, "width": 8, "num_items": 16, "epochs": 16, "lr": 2e-3}
+DEMO = {"image_size": 128, "width": 8, "num_items": 16, "epochs": 24, "lr": 2e-3}
 
 app = typer.Typer(
     help=__doc__.splitlines()[0],

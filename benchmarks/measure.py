@@ -1,0 +1,59 @@
+"""Times of several providers, taken in turns, and what is said of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from benchmarks.devices import Run
+
+MIN_ROUNDS, MAX_ROUNDS = 3, 100
+
+
+class Times:
+    """Seconds of each run that never failed, and the error of each that did."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.failures: dict[str, Exception] = {}
+
+    def take(self, name: str, run: Run, clock: Callable[[Run], float]) -> None:
+        if name in self.failures:
+            return
+        try:
+            self.seconds[name].append(clock(run))
+        except Exception as error:  # an error of one provider, such as memory, is not the others'
+            self.failures[name] = error
+            del self.seconds[name]
+
+
+def interleave(runs: Mapping[str, Run], clock: Callable[[Run], float], budget: float) -> Times:
+    """Times by `clock`, round by round: all see the same machine, fast or slow at the time.
+
+    The first round tells how many fit `budget` seconds; there are at least 3 and at most 100.
+    Each starts with another provider. All must have run before, to be warm.
+    """
+    names = list(runs)
+    times = Times(names)
+    rounds, number = MIN_ROUNDS, 0
+    while names and number < rounds:
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            times.take(name, runs[name], clock)
+        number += 1
+        if number == 1:
+            round_seconds = sum(sum(seconds) for seconds in times.seconds.values())
+            rounds = int(budget / max(round_seconds, 1e-9))
+            rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, rounds))
+    return times
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Median and 20 and 80 % quantiles."""
+    places = torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)
+    found = torch.tensor(values, dtype=torch.float64).quantile(places).tolist()
+    return dict(zip(("median", "q20", "q80"), found, strict=True))
+
+
+def ratios(seconds: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Of two providers' times, round by round."""
+    return [one / other for one, other in zip(seconds, others, strict=True)]

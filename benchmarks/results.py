@@ -1,0 +1,127 @@
+"""Results: one long CSV a device, merged with what it holds already and written whole each time."""
+
+import csv
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.devices import TORCH_DTYPES, Device
+from benchmarks.providers import PROVIDERS
+from benchmarks.workloads import MODES, WORKLOADS
+from daad.files import write_csv
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "benchmarks" / "results"
+MACHINE = "machine"  # the workload under which the measured rates stand
+
+
+class Row(NamedTuple):
+    """A line of the CSV. A time or a peak_memory without a value says why in its note."""
+
+    workload: str
+    provider: str
+    device: str
+    device_name: str
+    dtype: str
+    mode: str
+    metric: str
+    statistic: str
+    value: str
+    unit: str
+    note: str
+    torch: str
+    triton: str
+    commit: str
+    date: str
+
+    @property
+    def case(self) -> tuple[str, ...]:
+        """What is measured together, and replaced together when it is measured again."""
+        return self[:6]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A row without what is the same for the whole run."""
+
+    metric: str
+    statistic: str
+    value: float | None
+    unit: str
+    note: str = ""
+
+
+class Results:
+    """The CSV at `path`; every `add` leaves it complete on disk."""
+
+    def __init__(self, path: Path, device: Device) -> None:
+        self.path = path
+        self.device = device
+        self.rows = read_rows(path) if path.exists() else []
+        self._run = (
+            torch.__version__,
+            _triton_version(),
+            _commit(),
+            datetime.now(timezone.utc).date().isoformat(),
+        )
+
+    def add(
+        self,
+        workload: str,
+        provider: str,
+        dtype: str,
+        mode: str,
+        measurements: Sequence[Measurement],
+    ) -> None:
+        """Put one provider's part of a case in place of what an earlier run said of it."""
+        key = (workload, provider, self.device.type, self.device.name, dtype, mode)
+        rows = [row for row in self.rows if row.case != key]
+        for m in measurements:
+            value = "" if m.value is None else f"{m.value:.6g}"
+            rows.append(Row(*key, m.metric, m.statistic, value, m.unit, m.note, *self._run))
+        self.rows = sorted(rows, key=_order)
+        write_csv(self.path, Row._fields, self.rows)
+
+
+def read_rows(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [Row(**row) for row in csv.DictReader(file)]
+
+
+def _order(row: Row) -> tuple[int, ...]:
+    """As the tables of workloads and providers go, so that measuring again moves no line."""
+    return (
+        _place(row.workload, [MACHINE, *(workload.name for workload in WORKLOADS)]),
+        _place(row.dtype, TORCH_DTYPES),
+        _place(row.mode, MODES),
+        _place(row.provider, PROVIDERS),
+    )
+
+
+def _place(name: str, names: Iterable[str]) -> int:
+    known = list(names)
+    return known.index(name) if name in known else len(known)
+
+
+def _triton_version() -> str:
+    try:
+        import triton
+    except ImportError:
+        return ""
+    return str(triton.__version__)
+
+
+def _commit() -> str:
+    """Of the library; with a + where it was changed since, empty outside a repository."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    return commit + "+" if commit and git("status", "--porcelain", "--", "blockmem") else commit
