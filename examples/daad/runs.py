@@ -20,7 +20,7 @@ from daad.evaluation import evaluate, fit_scale
 from daad.files import write_json
 from daad.model import Discriminator, Generator
 from daad.scoring import Scale, fuse, image_auroc, score_pictures
-from daad.training import Scorer, train
+from daad.training import Scorer, checkpoint_to_resume, train
 
 SETTINGS = "config.json"
 
@@ -44,19 +44,23 @@ def run_category(
     """
     config = config.resolve()
     device = pick_device(hardware.device)
+    if is_first_process():
+        claim_folders([run], resume=resume)
     learned, held_out = split_normals(category, config.held_out)
     pictures = Pictures([sample.path for sample in learned], config.image_size)
     tested = Pictures([sample.path for sample in category.test], config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
+    resume = resume and (run / checkpoint.NAME).exists()
+    if resume:
+        checkpoint_to_resume(run / checkpoint.NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
-        claim_folders([run], resume=resume)
         write_json(run / SETTINGS, _settings(config, category, hardware))
     train(
         config,
         pictures,
         run,
         **dataclasses.asdict(hardware),
-        resume=resume and (run / checkpoint.NAME).exists(),
+        resume=resume,
         scorer=_scorer(config, category, tested) if config.evaluate_every else None,
     )
     if held_out:
