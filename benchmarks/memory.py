@@ -64,6 +64,7 @@ def _extra_bytes(
     workload: AnyWorkload, name: str, dtype: str, mode: str, device: Device, threads: int
 ) -> int:
     torch.set_num_threads(threads)
+    torch._dynamo.reset()  # this process serves all cases, and recompiles a function 8 times only
     provider = PROVIDERS[name]
     try:
         with memory_limit(device), device.precision(dtype):

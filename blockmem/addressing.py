@@ -59,9 +59,13 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+# Asked once, here: torch.compile cannot trace the question before torch 2.7.
+AUTOCAST_DEVICES = frozenset(filter(is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
+
+
 def no_autocast(device: str) -> AbstractContextManager[object]:
     """Keeps autocast, where a device has it, from lowering the dtype of what is computed inside."""
-    if is_autocast_available(device):
+    if device in AUTOCAST_DEVICES:
         return torch.autocast(device, enabled=False)
     return nullcontext()
 

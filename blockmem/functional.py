@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 
 from blockmem import addressing, ops
-from blockmem.addressing import Addressing, no_autocast
+from blockmem.addressing import AUTOCAST_DEVICES, Addressing, no_autocast
 from blockmem.division import check_block_shape, check_fits, divide
 
 BACKENDS = ("auto", "torch")
@@ -141,7 +140,7 @@ def check_backend(backend: str) -> None:
 def _autocast(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the autocast dtype where it is on; float64 stays, as in PyTorch's own layers."""
     device = x.device.type
-    if not (is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if device not in AUTOCAST_DEVICES or not torch.is_autocast_enabled(device):
         return x, memory
     dtype = torch.get_autocast_dtype(device)
     x, memory = (t if t.dtype == torch.float64 else t.to(dtype) for t in (x, memory))

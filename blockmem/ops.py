@@ -16,6 +16,8 @@ from blockmem import addressing
 from blockmem.addressing import Addressing, no_autocast
 from blockmem.division import assemble, divide, grid_shape
 
+SETTINGS = "SymInt[] block_shape, float temperature, float threshold, bool renormalize"
+
 
 def straight(x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing) -> Tensor:
     """The layer as its definition: divide, address, read, assemble. All weights at once."""
@@ -23,7 +25,11 @@ def straight(x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Address
         return assemble(addressing.read(divide(x, block_shape), memory, how), block_shape, x.shape)
 
 
-@torch.library.custom_op("blockmem::read_blocks", mutates_args=())
+@torch.library.custom_op(
+    "blockmem::read_blocks",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor memory, {SETTINGS}) -> (Tensor, Tensor)",
+)
 def read_blocks(
     x: Tensor,
     memory: Tensor,
@@ -38,7 +44,12 @@ def read_blocks(
         return addressing.read_blocks(x, memory, block_shape, how)
 
 
-@torch.library.custom_op("blockmem::read_blocks_backward", mutates_args=())
+@torch.library.custom_op(
+    "blockmem::read_blocks_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor x, Tensor memory, Tensor normalizer, {SETTINGS}, "
+    "bool needs_x, bool needs_memory) -> (Tensor, Tensor)",
+)
 def read_blocks_backward(
     grad: Tensor,
     x: Tensor,
