@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import blockmem
-from daad import checkpoint
+from daad.checkpoint import NAME, checkpoint_to_resume
 from daad.config import Config
 from daad.data import Category, Pictures, load_category, load_masks
 from daad.devices import is_first_process, pick_device
@@ -20,7 +20,7 @@ from daad.evaluation import evaluate, fit_scale
 from daad.files import write_json
 from daad.model import Discriminator, Generator
 from daad.scoring import Scale, fuse, image_auroc, score_pictures
-from daad.training import Scorer, checkpoint_to_resume, train
+from daad.training import Scorer, train
 
 SETTINGS = "config.json"
 
@@ -50,9 +50,9 @@ def run_category(
     pictures = Pictures([sample.path for sample in learned], config.image_size)
     tested = Pictures([sample.path for sample in category.test], config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
-    resume = resume and (run / checkpoint.NAME).exists()
+    resume = resume and (run / NAME).exists()
     if resume:
-        checkpoint_to_resume(run / checkpoint.NAME, config)
+        checkpoint_to_resume(run / NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
         write_json(run / SETTINGS, _settings(config, category, hardware))
     train(
