@@ -131,6 +131,9 @@ class Measuring:
         outcome.refusal = refusal(outcome.excess, FACTOR if provider.ours else RIVAL_FACTOR)
         if outcome.refusal:
             return outcome, None
+        if isinstance(self.workload, Workload) and len(self.workload.parts) > 1:
+            outcome.memory_refusal = "several maps: what is kept of one hides the peak of another"
+            return outcome, run
         try:
             outcome.memory = self.meter.extra_bytes(
                 self.workload, provider, self.dtype, self.mode, run
