@@ -59,7 +59,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-# Asked once, here: torch.compile cannot trace the question before torch 2.7.
+# Asked once, here: torch.compile of torch 2.6 cannot trace the question.
 AUTOCAST_DEVICES = frozenset(filter(is_autocast_available, ("cpu", "cuda", "mps", "xpu", "hpu")))
 
 

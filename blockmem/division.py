@@ -130,14 +130,21 @@ def _misfit(
     name: str, size: int, part: int, map_shape: Sequence[int], block_shape: Sequence[int]
 ) -> str:
     multiples = [n for n in (size // part * part, (size // part + 1) * part) if n]
-    divisors = [n for n in range(1, size + 1) if size % n == 0]
-    below = max(n for n in divisors if n < part)
-    above = min((n for n in divisors if n > part), default=None)
-    fitting = f"{below} or {above}" if above else f"{below}"
+    below, above = nearest_divisors(size, part)
+    fitting = f"{below} or {above}" if above > part else f"{below}"
     return (
         f"{name} {size} of the map {tuple(map_shape)} cannot be divided into blocks of {part} "
         f"(block_shape {tuple(block_shape)}): the nearest {name} that can is "
         f"{' or '.join(map(str, multiples))}; the nearest block that divides {size} is {fitting}"
+    )
+
+
+def nearest_divisors(size: int, part: int) -> tuple[int, int]:
+    """The divisors of `size` nearest to `part` from below and above; the end one beyond the ends."""
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
+    return (
+        max((n for n in divisors if n <= part), default=1),
+        min((n for n in divisors if n >= part), default=size),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from blockmem.division import DIMENSIONS, check_block_shape
+from blockmem.division import DIMENSIONS, check_block_shape, nearest_divisors
 from blockmem.functional import (
     blockwise_address,
     blockwise_memory,
@@ -187,17 +187,9 @@ def _block_shape(map_shape: Sequence[int], division: Sequence[int]) -> tuple[int
     names = DIMENSIONS[len(map_shape) - 1]
     for name, size, rate in zip(names, map_shape, rates, strict=True):
         if rate < 1 or size % rate:
-            below, above = _nearest_divisors(size, rate)
+            below, above = nearest_divisors(size, rate)
             raise ValueError(
                 f"{name} {size} of the map {map_shape} cannot be divided by {rate} (division "
                 f"{division}): the nearest rates that divide {size} are {below} and {above}"
             )
     return tuple(size // rate for size, rate in zip(map_shape, rates, strict=True))
-
-
-def _nearest_divisors(size: int, rate: int) -> tuple[int, int]:
-    divisors = [n for n in range(1, size + 1) if size % n == 0]
-    return (
-        max((n for n in divisors if n <= rate), default=1),
-        min((n for n in divisors if n >= rate), default=size),
-    )

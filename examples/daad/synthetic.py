@@ -125,7 +125,7 @@ def _write_category(
 
 
 def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
-    """A steel wheel of 14 teeth with a bore and six holes; `harm` breaks a tooth or a hole."""
+    """A steel wheel of 10 teeth with a bore and four holes; `harm` breaks a tooth."""
     x, y = _placed(rng, size, shift=0.008, turn=1.2, scale=0.005)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     teeth, holes = 10, 4
