@@ -1,0 +1,325 @@
+"""The Triton backend: which kernel on what grid, and the small tables between kernels.
+
+Same functions as the PyTorch backend in `blockmem.chunked`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from blockmem import chunked
+from blockmem.addressing import Addressing
+from blockmem.kernels import large, small
+from blockmem.kernels.maps import Blocks
+from blockmem.kernels.tiles import SMALL, Tile, family_of, tile_for
+
+TABLE = 2**24  # numbers in a table of (blocks, items): 64 MB in float32
+ALIGN = 16  # rows of tables start at multiples of this, to be read 16 bytes at a time
+PROCESSORS = 132  # of a GPU, where there is none to ask
+
+
+class Call(NamedTuple):
+    """What the kernels of one call have in common."""
+
+    x: Tensor
+    memory: Tensor  # in the kernels' order
+    block_shape: Sequence[int]
+    blocks: Blocks
+    how: Addressing
+    family: str
+    precision: str
+
+    @classmethod
+    def of(
+        cls, x: Tensor, out: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing
+    ) -> "Call":
+        """For a map and a dense one like it, whose order of numbers is best to go through."""
+        blocks = Blocks.of(out, block_shape)
+        memory = blocks.arrange(memory)
+        return cls(x, memory, block_shape, blocks, how, *family_of(x.device, x.dtype))
+
+    @property
+    def items(self) -> int:
+        return self.memory.shape[0]
+
+    @property
+    def width(self) -> int:
+        return _width(self.items)
+
+    @property
+    def operand(self) -> Any:
+        """dtype of weights where they are multiplied. float16 would lose small gradients."""
+        return torch.bfloat16 if self.x.dtype == torch.bfloat16 else torch.float32
+
+    def tile(self, kernel: str) -> Tile:
+        return tile_for(self.family, kernel, self.precision, self.blocks.size)
+
+    def map(self, name: str, x: Tensor) -> dict[str, Any]:
+        """A map's arguments of a kernel."""
+        strides = self.blocks.strides(x, self.block_shape)
+        return {
+            name: x,
+            f"{name}_strides": (strides.grid, strides.block),
+            f"{name.upper()}_RUNS": (strides.grid_run, strides.block_run),
+        }
+
+    def common(self) -> dict[str, Any]:
+        grid, block = self.blocks.sizes
+        return {"grid_sizes": grid, "BLOCK": block, "memory": self.memory, "items": self.items}
+
+    def precise(self, tile: Tile) -> dict[str, Any]:
+        return {"PRECISION": self.precision_name, **tile.arguments()}
+
+    @property
+    def precision_name(self) -> str:
+        return "tf32" if self.precision == "bf16" else self.precision
+
+    def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self.x.new_empty(shape, dtype=dtype)
+
+
+def _width(items: int) -> int:
+    """Columns of tables: the items, filled up."""
+    return -(-items // ALIGN) * ALIGN
+
+
+def kept_size(queries: int, items: int, size: int, keep: bool) -> int:
+    """How many float32 numbers the forward hands to the backward."""
+    if not keep:
+        return 0
+    if size <= SMALL:
+        return queries  # normalisers
+    if not chunked.keeps_logits(queries, items, size):
+        return 0
+    width = _width(items)
+    return queries * width + queries + width  # logits and norms
+
+
+def read_blocks(
+    x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """The new map, in the memory format of `x`, and what the backward wants of the forward."""
+    out = torch.empty_like(x)
+    call = Call.of(x, out, memory, block_shape, how)
+    blocks = call.blocks
+    kept = call.new(kept_size(blocks.count, call.items, blocks.size, keep))
+    if blocks.count:
+        with _on(x.device):
+            (_read_small if blocks.size <= SMALL else _read_large)(call, out, kept)
+    return out, kept
+
+
+def read_blocks_backward(
+    grad: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    kept: Tensor,
+    block_shape: Sequence[int],
+    how: Addressing,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `read_blocks` for `x` and `memory`, as far as `needs` asks for each."""
+    grad_x = torch.empty_like(x)
+    call = Call.of(x, grad_x, memory, block_shape, how)
+    if not call.blocks.count:
+        return grad_x, torch.zeros_like(memory)
+    backward = _backward_small if call.blocks.size <= SMALL else _backward_large
+    with _on(x.device):
+        grad_memory = backward(call, grad, grad_x, kept, needs)
+    if grad_memory is not None:
+        grad_memory = call.blocks.restore(grad_memory).to(memory.dtype)
+    return grad_x if needs[0] else None, grad_memory
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels go to the current device, which need not be the tensors'."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return PROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+# Small blocks
+
+
+def _small(call: Call, tile: Tile) -> dict[str, Any]:
+    numbers = max(16, triton.next_power_of_2(call.blocks.size))
+    operand = tl.bfloat16 if call.operand == torch.bfloat16 else tl.float32
+    inverse = chunked.inverse_norms(call.memory)
+    return {
+        **call.common(),
+        **call.precise(tile._replace(numbers=numbers)),
+        "blocks": call.blocks.count,
+        "scales": inverse / call.how.temperature,
+        "cutoff": call.how.cutoff,
+        "RENORMALIZE": call.how.renormalize,
+        "OPERAND": operand,
+    }
+
+
+def _read_small(call: Call, out: Tensor, kept: Tensor) -> None:
+    tile = call.tile("small read")
+    totals = kept if kept.numel() else call.new(call.blocks.count)
+    small.read_kernel[(triton.cdiv(call.blocks.count, tile.rows),)](
+        **call.map("x", call.x), **call.map("out", out), **_small(call, tile), totals=totals
+    )
+
+
+def _backward_small(
+    call: Call, grad: Tensor, grad_x: Tensor, totals: Tensor, needs: tuple[bool, bool]
+) -> Tensor | None:
+    count, size = call.blocks.count, call.blocks.size
+    maps = call.map("x", call.x) | call.map("grad", grad)
+    rows = {name: call.new(count) for name in ("deltas", "sums", "inverses")}
+    rows["totals"] = totals
+    tile = call.tile("small grad_queries")
+    small.grad_queries_kernel[(triton.cdiv(count, tile.rows),)](
+        **maps, **call.map("out", grad_x), **rows, **_small(call, tile)
+    )
+    if not needs[1]:
+        return None
+    tile = call.tile("small grad_items")
+    columns = triton.cdiv(call.items, tile.items)
+    share, shares = _shares(count, tile.rows, 2 * _processors(call.x.device) // columns)
+    partial, along = call.new(shares, call.items, size), call.new(shares, call.items)
+    small.grad_items_kernel[(columns, shares)](
+        **maps, **rows, **_small(call, tile), share=share, partial=partial, partial_along=along
+    )
+    inverse = chunked.inverse_norms(call.memory)
+    across = (along.sum(dim=0) * inverse.square()).unsqueeze(1)
+    return partial.sum(dim=0).addcmul_(call.memory.float(), across, value=-1)
+
+
+def _shares(length: int, step: int, wanted: int) -> tuple[int, int]:
+    """Cuts a length into about so many shares, multiples of a step; their length and number."""
+    share = triton.cdiv(triton.cdiv(length, max(1, wanted)), step) * step
+    return share, triton.cdiv(length, share)
+
+
+# Large blocks
+
+
+class Tables(NamedTuple):
+    """`(blocks, width)` and `(blocks,)` between the kernels of a chunk of blocks, and norms."""
+
+    first: int
+    blocks: int
+    logits: Tensor
+    inverses: Tensor
+    item_inverses: Tensor
+    weights: Tensor
+
+
+def _chunks(call: Call, kept: Tensor) -> list[Tables]:
+    """The blocks in chunks, with their part of what was or is to be kept, or tables in its place."""
+    count, width = call.blocks.count, call.width
+    step = max(128, TABLE // width // 128 * 128)
+    chunks = []
+    if kept.numel():
+        logits, inverses, item_inverses = kept.split([count * width, count, width])
+    else:
+        rows = min(step, count)
+        logits, inverses, item_inverses = map(call.new, (rows * width, rows, width))
+    weights = call.new(min(step, count), width, dtype=call.operand)
+    for first in range(0, count, step):
+        rows = slice(first, min(first + step, count)) if kept.numel() else slice(0, step)
+        blocks = min(step, count - first)
+        table = logits.view(-1, width)[rows][:blocks]
+        chunks.append(
+            Tables(first, blocks, table, inverses[rows][:blocks], item_inverses, weights[:blocks])
+        )
+    return chunks
+
+
+def _products(call: Call, x: Tensor, tables: Tables, norms: bool) -> dict[str, Any]:
+    """Products of blocks and items, and squares of norms, in parts that are still to be summed."""
+    tile = call.tile("large products")
+    tiles = triton.cdiv(tables.blocks, tile.rows), triton.cdiv(call.items, tile.items)
+    wanted = _processors(x.device) // (tiles[0] * tiles[1])
+    share, parts = _shares(call.blocks.size, tile.numbers, min(wanted, 16))
+    products = call.new(parts, tables.blocks, call.width)
+    squares = call.new(parts, tables.blocks), call.new(parts, call.width)
+    large.products_kernel[(*tiles, parts)](
+        **call.map("x", x), **call.common(), **call.precise(tile), width=call.width,
+        first=tables.first, blocks=tables.blocks, share=share, products=products,
+        squares=squares[0], item_squares=squares[1], NORMS=norms,
+    )  # fmt: skip
+    found = {"products": products, "parts": parts}
+    return found | {"squares": squares[0], "item_squares": squares[1]} if norms else found
+
+
+def _rows(call: Call, tables: Tables) -> dict[str, Any]:
+    """Arguments of the kernels that go through tables row by row."""
+    columns = triton.next_power_of_2(call.width)
+    return {
+        "blocks": tables.blocks, "items": call.items, "width": call.width,
+        "temperature": call.how.temperature, "cutoff": call.how.cutoff, "logits": tables.logits,
+        "inverses": tables.inverses, "item_inverses": tables.item_inverses,
+        "weights": tables.weights, "RENORMALIZE": call.how.renormalize, "ITEMS": columns,
+        "num_warps": min(8, max(1, columns // 512)),
+    }  # fmt: skip
+
+
+def _find_weights(call: Call, tables: Tables) -> None:
+    parts = _products(call, call.x, tables, norms=True)
+    large.weights_kernel[(tables.blocks,)](**parts, **_rows(call, tables))
+
+
+def _mix(call: Call, weights: Tensor, out: Tensor, tables: Tables, along: Tensor | None) -> None:
+    """Weighted sums of items into a map, and where `along` is given less that times x."""
+    tile = call.tile("large read")
+    tiles = triton.cdiv(tables.blocks, tile.rows), triton.cdiv(call.blocks.size, tile.numbers)
+    large.read_kernel[tiles](
+        **call.map("out", out), **call.map("x", call.x), **call.common(), **call.precise(tile),
+        weights=weights, width=call.width, first=tables.first, blocks=tables.blocks,
+        row_along=tables.inverses if along is None else along, TANGENT=along is not None,
+    )  # fmt: skip
+
+
+def _read_large(call: Call, out: Tensor, kept: Tensor) -> None:
+    for tables in _chunks(call, kept):
+        _find_weights(call, tables)
+        _mix(call, tables.weights, out, tables, along=None)
+
+
+def _backward_large(
+    call: Call, grad: Tensor, grad_x: Tensor, kept: Tensor, needs: tuple[bool, bool]
+) -> Tensor | None:
+    chunks = _chunks(call, kept)
+    dtype = torch.float32 if len(chunks) > 1 else call.memory.dtype
+    grad_memory = call.new(*call.memory.shape, dtype=dtype) if needs[1] else None
+    for tables in chunks:
+        if not kept.numel():
+            _find_weights(call, tables)
+        factors = torch.empty_like(tables.weights)
+        along, row_along = torch.empty_like(tables.logits), call.new(tables.blocks)
+        large.grad_logits_kernel[(tables.blocks,)](
+            **_products(call, grad, tables, norms=False), **_rows(call, tables), factors=factors,
+            along=along, row_along=row_along,
+        )  # fmt: skip
+        if needs[0]:
+            _mix(call, factors, grad_x, tables, row_along)
+        if grad_memory is not None:
+            _add_grad_items(call, grad, tables, factors, along, grad_memory)
+    return grad_memory
+
+
+def _add_grad_items(
+    call: Call, grad: Tensor, tables: Tables, factors: Tensor, along: Tensor, out: Tensor
+) -> None:
+    tile = call.tile("large grad_items")
+    tiles = triton.cdiv(call.items, tile.items), triton.cdiv(call.blocks.size, tile.numbers)
+    item_along = along[:, : call.items].sum(dim=0) * tables.item_inverses[: call.items].square()
+    large.grad_items_kernel[tiles](
+        **call.map("x", call.x), **call.map("grad", grad), **call.common(), **call.precise(tile),
+        weights=tables.weights, factors=factors, width=call.width, first=tables.first,
+        blocks=tables.blocks, item_along=item_along, out=out, ADD=tables.first > 0,
+    )  # fmt: skip

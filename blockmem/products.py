@@ -1,0 +1,57 @@
+"""Matrix products of the PyTorch backend, by the fastest library that this PyTorch has for them.
+
+PyTorch multiplies float32 matrices by MKL, which on CPUs with AVX-512 that are not Intel's runs at
+about half of what oneDNN, built into the same PyTorch, does (docs/benchmarks.md has both rates).
+oneDNN is reached by the operator that torch.compile uses for linear layers. Whatever that operator
+does not take goes to `torch.mm`.
+"""
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SLAB = 2**21  # numbers in a temporary product: 8 MB in float32
+
+
+def times(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b`, of `(R, K)` and `(K, C)`."""
+    if _onednn_takes(a, b):
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+        return product
+    return torch.mm(a, b)
+
+
+def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """In place, `total += a.T @ b`, of `(R, N)` and `(R, D)`."""
+    if not _onednn_takes(a, b):
+        total.addmm_(a.T, b)
+    elif a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
+        total.add_(times(b.T, a).T)
+    else:  # by slabs, as oneDNN adds to nothing and a product the size of `total` is much memory
+        step = max(1, SLAB // b.shape[1])
+        for start in range(0, a.shape[1], step):
+            rows = slice(start, start + step)
+            total[rows].add_(times(a[:, rows].T, b))
+
+
+def _onednn_takes(a: Tensor, b: Tensor) -> bool:
+    # Other strides of b, or of an empty product, it meets with a loop that is 1000 times slower
+    dense = b.is_contiguous() or b.T.is_contiguous()
+    return (
+        a.dtype == torch.float32
+        and a.device.type == "cpu"
+        and dense
+        and min(*a.shape, *b.shape) > 0
+        and torch.backends.mkldnn.enabled
+        and _has_onednn()
+    )
+
+
+@cache
+def _has_onednn() -> bool:
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
