@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from blockmem.addressing import Addressing, compute_dtype
-from blockmem.division import chunks, grid_shape, grid_view
+from blockmem.division import chunks, grid_view
 from blockmem.products import add_products, times
 
 CHUNK_WEIGHTS = 2**20  # logits held at once: 4 MB in float32
@@ -21,13 +21,14 @@ LEAST_ROWS = 64  # a product of fewer rows is slow, however long they are
 Index = tuple[int | slice, ...]
 
 
-def keeps_logits(queries: int, items: int, size: int) -> bool:
-    """Whether logits are worth keeping for the backward, `(Q, N)` in all.
+def kept_size(queries: int, items: int, size: int, dtype: torch.dtype, keep: bool) -> int:
+    """How many numbers the forward hands to the backward: all logits, or none.
 
-    They are where they take no more than the map itself, which is kept anyway, or than a chunk.
-    Computing them again is one product of seven.
+    They are worth keeping where they take no more than the map itself, which is kept anyway, or
+    than a chunk. Computing them again is one product of seven.
     """
-    return items <= size or queries * items <= CHUNK_WEIGHTS
+    worth = items <= size or queries * items <= CHUNK_WEIGHTS
+    return queries * items if keep and worth else 0
 
 
 def inverse_norms(rows: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def read_blocks(
     keep: bool = False,
     inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The new map, in the memory format of `x`, and logits `(B * Q, N)`, none unless `keep`.
+    """The new map, in the memory format of `x`, and logits `(B * Q * N,)`, if they are kept.
 
     Args:
         x: map `(B, C, *S)`.
@@ -57,12 +58,13 @@ def read_blocks(
     out = torch.empty_like(x)
     values = _values(memory)
     inverse = inverse_norms(memory) if inverse is None else inverse
-    kept = values.new_empty((x.numel() // memory.shape[1] if keep else 0, memory.shape[0]))
+    items, size = memory.shape
+    kept = values.new_empty(kept_size(x.numel() // size, items, size, x.dtype, keep))
     for index, rows, (queries,) in _chunks([x], memory, block_shape):
         queries.mul_(inverse_norms(queries).unsqueeze(1))
         logits = times(queries, values.T).mul_(inverse / how.temperature)
-        if keep:
-            kept[rows] = logits
+        if len(kept):
+            kept.view(-1, items)[rows] = logits
         weights = _shrink_(torch.softmax(logits, dim=1), how)
         _put(times(weights, values), out, index, block_shape)
     return out, kept
@@ -98,7 +100,7 @@ def read_blocks_backward(
         inverse_queries = inverse_norms(pair[1]).unsqueeze(1)
         queries = pair[1].mul_(inverse_queries)
         if len(kept):
-            grad_weights, logits = times(pair[0], values.T), kept[rows]
+            grad_weights, logits = times(pair[0], values.T), kept.view(-1, len(values))[rows]
         else:
             grad_weights, logits = times(pair.flatten(0, 1), values.T).view(2, len(queries), -1)
             logits.mul_(inverse / how.temperature)

@@ -10,7 +10,7 @@ from blockmem import addressing, ops
 from blockmem.addressing import AUTOCAST_DEVICES, Addressing, no_autocast
 from blockmem.division import check_block_shape, check_fits, divide
 
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "torch", "triton")
 
 
 def blockwise_memory(
@@ -41,7 +41,8 @@ def blockwise_memory(
         temperature: :math:`\tau > 0`; 1 in the paper. Smaller makes addressing sparser.
         threshold: :math:`\theta \ge 0`, below which an item is dropped; None is 1/N, 0 drops none.
         renormalize: make the weights that are left sum to 1, as MemAE does and DAAD does not.
-        backend: "auto" or "torch".
+        backend: "torch", "triton" (GPUs; with TRITON_INTERPRET=1 in the environment, slowly, CPUs
+            too) or "auto": Triton for maps on a GPU where it takes them, else PyTorch.
 
     Returns:
         A map like `x` in shape, dtype and memory format. Under autocast `x` and `memory` are cast
@@ -49,7 +50,8 @@ def blockwise_memory(
         (float64 for float64).
 
     Raises:
-        ValueError: for sizes that do not belong together and settings out of range.
+        ValueError: for sizes that do not belong together, settings out of range, and what the
+            backend asked for does not take; says why.
         TypeError: for dtypes that differ or are not floating point.
 
     >>> import torch
@@ -59,10 +61,23 @@ def blockwise_memory(
     """
     check_backend(backend)
     x, memory, how = prepare(x, memory, block_shape, temperature, threshold, renormalize)
+    return read_map(x, memory, block_shape, how, backend)
+
+
+def read_map(
+    x: Tensor,
+    memory: Tensor,
+    block_shape: Sequence[int],
+    how: Addressing,
+    backend: str,
+    inverse_norms: Tensor | None = None,
+) -> Tensor:
+    """`blockwise_memory` of what was checked; with 1/|m_i| of the items where they are known."""
     if _needs_formula(x, memory):
         return ops.straight(x, memory, block_shape, how)
-    settings = (how.temperature, how.threshold, how.renormalize)
-    out: Tensor = ops.read_blocks(x, memory, block_shape, *settings)[0]
+    settings = (how.temperature, how.threshold, how.renormalize, backend)
+    keep = torch.is_grad_enabled() and (x.requires_grad or memory.requires_grad)
+    out: Tensor = ops.read_blocks(x, memory, inverse_norms, block_shape, *settings, keep)[0]
     return out
 
 

@@ -3,16 +3,19 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from blockmem.chunked import inverse_norms
 from blockmem.division import DIMENSIONS, check_block_shape, nearest_divisors
 from blockmem.functional import (
     blockwise_address,
-    blockwise_memory,
     check_addressing,
     check_backend,
+    prepare,
+    read_map,
 )
 
 
@@ -39,7 +42,7 @@ class BlockwiseMemory(nn.Module):
             threshold; a smaller one makes addressing sparse.
         threshold: :math:`\theta \ge 0`, below which an item is dropped; None is 1/N, 0 drops none.
         renormalize: make the weights that are left sum to 1, as MemAE does and DAAD does not.
-        backend: "auto" or "torch".
+        backend: "auto", "torch" or "triton"; as of `blockwise_memory`.
         device, dtype: of the memory, as in PyTorch's own layers.
 
     Attributes:
@@ -81,6 +84,7 @@ class BlockwiseMemory(nn.Module):
         self.threshold = threshold
         self.renormalize = renormalize
         self.backend = backend
+        self._norms: tuple[tuple[int, int], Tensor] | None = None
         self.memory = nn.Parameter(
             torch.empty(num_items, math.prod(block_shape), device=device, dtype=dtype)
         )
@@ -136,15 +140,41 @@ class BlockwiseMemory(nn.Module):
         nn.init.uniform_(self.memory, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        return blockwise_memory(
-            x,
-            self.memory,
-            self.block_shape,
-            temperature=self.temperature,
-            threshold=self.threshold,
-            renormalize=self.renormalize,
-            backend=self.backend,
-        )
+        settings = (self.temperature, self.threshold, self.renormalize)
+        x, memory, how = prepare(x, self.memory, self.block_shape, *settings)
+        norms = self._known_norms() if memory is self.memory else None  # autocast makes another
+        return read_map(x, memory, self.block_shape, how, self.backend, norms)
+
+    def _known_norms(self) -> Tensor | None:
+        """1/|m_i|, found once while the layer is in eval mode and nothing trains the memory.
+
+        What changes the memory in place, or puts another in its place, is noticed; a write through
+        `memory.data` is not, until `eval()` is called again.
+        """
+        memory = self.memory
+        trains = self.training or (torch.is_grad_enabled() and memory.requires_grad)
+        if trains or memory.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        if type(memory) is not nn.Parameter or memory.is_inference():  # no version to compare
+            return None
+        state = (memory.data_ptr(), memory._version)
+        if self._norms is None or self._norms[0] != state:
+            with torch.no_grad():
+                self._norms = (state, inverse_norms(memory))
+        return self._norms[1]
+
+    def train(self, mode: bool = True) -> "BlockwiseMemory":
+        self._norms = None
+        super().train(mode)
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "BlockwiseMemory":
+        self._norms = None
+        super()._apply(*args, **kwargs)
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_norms": None}
 
     def address(self, x: Tensor) -> Tensor:
         """The addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).

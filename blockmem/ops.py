@@ -5,18 +5,18 @@ its output is kept for the backward, so an in-place activation may follow it. Th
 operator too; its own gradient, for double backward, comes from the straight formula.
 """
 
-import math
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blockmem import addressing
+from blockmem import addressing, chunked, kernels
 from blockmem.addressing import Addressing, no_autocast
-from blockmem.division import assemble, divide, grid_shape
+from blockmem.division import assemble, divide
 
-SETTINGS = "SymInt[] block_shape, float temperature, float threshold, bool renormalize"
+SETTINGS = "SymInt[] block_shape, float temperature, float threshold, bool renormalize, str backend"
 
 
 def straight(x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing) -> Tensor:
@@ -25,48 +25,68 @@ def straight(x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Address
         return assemble(addressing.read(divide(x, block_shape), memory, how), block_shape, x.shape)
 
 
+def choose(backend: str, x: Tensor, memory: Tensor, how: Addressing) -> ModuleType:
+    """The module that computes; ValueError where "triton" is asked for and cannot."""
+    if backend == "torch" or (backend == "auto" and x.device.type != "cuda"):
+        return chunked
+    refusal = kernels.refusal(x, memory, how)
+    if not refusal:
+        return kernels.load()
+    if backend == "auto":
+        return chunked
+    raise ValueError(f"backend 'triton': {refusal}; use 'auto' or 'torch'")
+
+
 @torch.library.custom_op(
     "blockmem::read_blocks",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor memory, {SETTINGS}) -> (Tensor, Tensor)",
+    schema=f"(Tensor x, Tensor memory, Tensor? inverse_norms, {SETTINGS}, bool keep) "
+    "-> (Tensor, Tensor)",
 )
 def read_blocks(
     x: Tensor,
     memory: Tensor,
+    inverse_norms: Tensor | None,
     block_shape: Sequence[int],
     temperature: float,
     threshold: float,
     renormalize: bool,
+    backend: str,
+    keep: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The new map, like `x`, and the softmax's normaliser of each block, `(B, Q)`."""
+    """The new map, like `x`, and what the backend keeps for the backward, if asked to `keep`."""
     how = Addressing(temperature, threshold, renormalize)
     with no_autocast(x.device.type):
-        return addressing.read_blocks(x, memory, block_shape, how)
+        found: tuple[Tensor, Tensor] = choose(backend, x, memory, how).read_blocks(
+            x, memory, block_shape, how, keep, inverse_norms
+        )
+    return found
 
 
 @torch.library.custom_op(
     "blockmem::read_blocks_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, Tensor x, Tensor memory, Tensor normalizer, {SETTINGS}, "
+    schema=f"(Tensor grad, Tensor x, Tensor memory, Tensor kept, {SETTINGS}, "
     "bool needs_x, bool needs_memory) -> (Tensor, Tensor)",
 )
 def read_blocks_backward(
     grad: Tensor,
     x: Tensor,
     memory: Tensor,
-    normalizer: Tensor,
+    kept: Tensor,
     block_shape: Sequence[int],
     temperature: float,
     threshold: float,
     renormalize: bool,
+    backend: str,
     needs_x: bool,
     needs_memory: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients like `x` and `memory`; an empty tensor in place of one that is not needed."""
     how = Addressing(temperature, threshold, renormalize)
     with no_autocast(x.device.type):
-        grad_x, grad_memory = addressing.read_blocks_backward(
-            grad, x, memory, normalizer, block_shape, how, (needs_x, needs_memory)
+        grad_x, grad_memory = choose(backend, x, memory, how).read_blocks_backward(
+            grad, x, memory, kept, block_shape, how, (needs_x, needs_memory)
         )
     return (
         x.new_empty(0) if grad_x is None else grad_x,
@@ -76,11 +96,13 @@ def read_blocks_backward(
 
 @read_blocks.register_fake
 def _(
-    x: Tensor, memory: Tensor, block_shape: Sequence[int], *settings: Any
+    x: Tensor, memory: Tensor, inverse_norms: Tensor | None, block_shape: Sequence[int], *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    blocks = math.prod(grid_shape(x.shape, block_shape))
-    dtype = addressing.compute_dtype(x.dtype)
-    return torch.empty_like(x), x.new_empty((x.shape[0], blocks), dtype=dtype)
+    *settings, backend, keep = rest
+    chosen = choose(backend, x, memory, Addressing(*settings))
+    items, size = memory.shape
+    kept = chosen.kept_size(x.numel() // size, items, size, x.dtype, keep)
+    return torch.empty_like(x), x.new_empty(kept, dtype=addressing.compute_dtype(x.dtype))
 
 
 @read_blocks_backward.register_fake
@@ -93,16 +115,16 @@ def _(grad: Tensor, x: Tensor, memory: Tensor, *settings: Any) -> tuple[Tensor, 
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, memory, *ctx.settings = inputs
+    x, memory, _, *ctx.settings, _ = inputs
     ctx.save_for_backward(x, memory, output[1])
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    x, memory, normalizer = ctx.saved_tensors
+    x, memory, kept = ctx.saved_tensors
     needs = ctx.needs_input_grad[:2]
-    grads = read_blocks_backward(grad, x, memory, normalizer, *ctx.settings, *needs)
+    grads = read_blocks_backward(grad, x, memory, kept, *ctx.settings, *needs)
     given = (value if needed else None for value, needed in zip(grads, needs, strict=True))
-    return (*given, *(None for _ in ctx.settings))
+    return (*given, None, *(None for _ in ctx.settings), None)
 
 
 read_blocks.register_autograd(_backward, setup_context=_setup_context)
@@ -118,7 +140,7 @@ def _setup_context_of_backward(
 def _double_backward(
     ctx: Any, grad_of_x: Tensor | None, grad_of_memory: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    block_shape, temperature, threshold, renormalize, *needs = ctx.settings
+    block_shape, temperature, threshold, renormalize, _, *needs = ctx.settings
     how = Addressing(temperature, threshold, renormalize)
     with torch.enable_grad():
         grad, x, memory = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)

@@ -1,34 +1,90 @@
-"""What the tests of the library share: the ground truth, and inputs that keep clear of the kink."""
+"""What the tests of the library share: backends and where they run, the ground truth, and inputs
+that keep clear of the kink."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from unittest import mock
+
+import hypothesis
+import pytest
 import torch
 from torch import Tensor
 
-from blockmem import divide
+from blockmem import divide, kernels
 from blockmem.addressing import Addressing, address
 from blockmem.ops import straight
+
+# Set for the process in which Triton's interpreter runs the kernels on the CPU
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A backend, where it runs, and for Triton which of its kernels: those for small or for large
+    blocks, whatever D is."""
+
+    backend: str
+    device: str
+    largest_small: int | None = None
+
+    @property
+    def id(self) -> str:
+        kind = {None: "", 0: "-large"}.get(self.largest_small, "-small")
+        return f"{self.backend}{kind}-{self.device}"
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        if self.largest_small is None:
+            yield
+            return
+        with mock.patch.object(kernels.load(), "largest_small", return_value=self.largest_small):
+            yield
+
+
+def _places() -> Iterator[object]:
+    triton = [("triton", 4096), ("triton", 0)]
+    if INTERPRETED:
+        for backend, largest in triton:
+            yield pytest.param(Place(backend, "cpu", largest), id=Place(backend, "cpu", largest).id)
+        return
+    yield pytest.param(Place("torch", "cpu"), id="torch-cpu")
+    no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    for backend, largest in [("torch", None), ("triton", None), ("triton", 0)]:
+        place = Place(backend, "cuda", largest)
+        yield pytest.param(place, id=place.id, marks=[pytest.mark.gpu, no_gpu])
+
+
+places = pytest.mark.parametrize("place", list(_places()))
 
 
 def clear_threshold(
     x: Tensor, memory: Tensor, block_shape: tuple[int, ...], temperature: float
 ) -> float:
-    """A threshold near 1/N in the widest gap between this input's probabilities.
+    """A threshold among this input's probabilities, in the widest gap of their middle half.
 
     An item whose weight is close to the threshold is kept or dropped by rounding, and no two
     dtypes need agree. Values and gradients are compared where none is close.
     """
     how = Addressing(temperature, 0.0, False)
-    probabilities = address(divide(x.double(), block_shape), memory.double(), how).flatten()
-    low, high = 0.8 / memory.shape[0], 1.25 / memory.shape[0]
-    near = probabilities[(probabilities > low) & (probabilities < high)].sort().values
-    edges = torch.cat([near.new_tensor([low]), near, near.new_tensor([high])])
-    widest = edges.diff().argmax()
-    return ((edges[widest] + edges[widest + 1]) / 2).item()
+    blocks = divide(x.double().cpu(), block_shape)
+    probabilities = address(blocks, memory.double().cpu(), how).flatten().sort().values
+    if len(probabilities) < 4:
+        return 0.5 / memory.shape[0]
+    quarter = len(probabilities) // 4
+    middle = probabilities[quarter : len(probabilities) - quarter]
+    widest = middle.diff().argmax()
+    return ((middle[widest] + middle[widest + 1]) / 2).item()
 
 
 def ground_truth(
     x: Tensor, memory: Tensor, grad: Tensor, block_shape: tuple[int, ...], how: Addressing
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Value and both gradients by the straight formula in float64."""
-    x, memory = (t.detach().double().requires_grad_() for t in (x, memory))
+    x, memory = (t.detach().cpu().double().requires_grad_() for t in (x, memory))
     out = straight(x, memory, block_shape, how)
-    return (out.detach(), *torch.autograd.grad(out, (x, memory), grad.double()))
+    return (out.detach(), *torch.autograd.grad(out, (x, memory), grad.cpu().double()))

@@ -4,18 +4,17 @@ Inputs keep clear of the kink (see `clear_threshold`), so that what is left is r
 """
 
 import math
+from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import clear_threshold, ground_truth
+from conftest import INTERPRETED, clear_threshold, ground_truth, places
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory, divide
 from blockmem.addressing import Addressing, address, read
-
-BACKENDS = ["torch"]
 
 # Relative to the largest entry: rounding of inputs and results in the dtype, sums in float32.
 TOLERANCE = {
@@ -24,6 +23,17 @@ TOLERANCE = {
     torch.bfloat16: 1e-2,
     torch.float16: 2e-3,
 }
+
+
+def skip_unless_taken(place, dtype=torch.float32, temperature=1.0):
+    """Triton's edges; what it refuses is a test of its own."""
+    if place.backend != "triton":
+        return
+    if dtype == torch.float64 or temperature < 1 / 80:
+        pytest.skip("not of the Triton backend")
+    if INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter does not multiply bfloat16")
+
 
 CASES = {  # name: map shape, block shape, items
     "pixels": ((2, 32, 6, 10), (32, 1, 1), 70),
@@ -39,37 +49,62 @@ CASES = {  # name: map shape, block shape, items
 }
 
 
-def run(x, memory, grad, block, how, backend):
-    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+def run(x, memory, grad, block, how, place):
+    x, grad = (move(t, place.device) for t in (x.detach(), grad))
+    x, memory = x.requires_grad_(), memory.detach().to(place.device).requires_grad_()
     settings = {"temperature": how.temperature, "renormalize": how.renormalize}
-    out = blockwise_memory(x, memory, block, threshold=how.threshold, backend=backend, **settings)
-    return out, *torch.autograd.grad(out, (x, memory), grad)
+    with place(), poisoned():
+        out = blockwise_memory(
+            x, memory, block, threshold=how.threshold, backend=place.backend, **settings
+        )
+        return out, *torch.autograd.grad(out, (x, memory), grad)
 
 
-def check(x, memory, grad, block, how, backend):
-    found = run(x, memory, grad, block, how, backend)
+def move(x, device):
+    """To a device, with the strides it has."""
+    if device == "cpu":
+        return x
+    base = torch.as_strided(x, (x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
+    return base.to(device).as_strided(x.shape, x.stride(), x.storage_offset())
+
+
+@contextmanager
+def poisoned():
+    """Memory that was allocated and not written is NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def check(x, memory, grad, block, how, place):
+    found = run(x, memory, grad, block, how, place)
     expected = ground_truth(x, memory, grad, block, how)
     for value, truth, like in zip(found, expected, (x, x, memory), strict=True):
         assert value.dtype == like.dtype
         scale = truth.abs().max().item() if truth.numel() else 0.0
         rounding = TOLERANCE[x.dtype] * max(1, 0.05 / how.temperature)  # of logits
         tolerance = rounding * max(scale, 1e-2)  # some gradients are exactly 0
-        assert_close(value.double(), truth, rtol=0, atol=tolerance)
+        assert_close(value.cpu().double(), truth, rtol=0, atol=tolerance)
     return found
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places
 @pytest.mark.parametrize("renormalize", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.1, 0.005])
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case, dtype, temperature, renormalize, backend):
+def test_values_and_gradients(case, dtype, temperature, renormalize, place):
+    skip_unless_taken(place, dtype, temperature)
     shape, block, items = CASES[case]
     generator = torch.Generator().manual_seed(len(case))
     x, grad = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     memory = torch.randn(items, math.prod(block), generator=generator).to(dtype)
     threshold = clear_threshold(x, memory, block, temperature)
-    check(x, memory, grad, block, Addressing(temperature, threshold, renormalize), backend)
+    check(x, memory, grad, block, Addressing(temperature, threshold, renormalize), place)
 
 
 def channels_last(x):
@@ -95,22 +130,22 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places
 @pytest.mark.parametrize("layout_of_grad", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_strides_of_input_and_upstream_gradient(layout, layout_of_grad, backend):
+def test_any_strides_of_input_and_upstream_gradient(layout, layout_of_grad, place):
     block, how = (4, 2, 3), Addressing(0.5, 0.0, False)
     generator = torch.Generator().manual_seed(1)
     x, grad = (torch.randn(2, 8, 6, 6, generator=generator) for _ in range(2))
     memory = torch.randn(11, 24, generator=generator)
     x, grad = LAYOUTS[layout](x), LAYOUTS[layout_of_grad](grad)
-    out, *_ = check(x, memory, grad, block, how, backend)
+    out, *_ = check(x, memory, grad, block, how, place)
     assert out.stride() == torch.empty_like(x).stride()  # the memory format of the input
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places
 @given(data=st.data())
-def test_any_shape(backend, data):
+def test_any_shape(place, data):
     dims = data.draw(st.integers(1, 3))
     block = tuple(data.draw(st.integers(1, 4)) for _ in range(dims + 1))
     shape = tuple(n * data.draw(st.integers(1, 4)) for n in block)
@@ -126,42 +161,48 @@ def test_any_shape(backend, data):
     temperature = data.draw(st.sampled_from([2.0, 1.0, 0.2]))
     threshold = clear_threshold(x, memory, block, temperature)
     how = Addressing(temperature, threshold, data.draw(st.booleans()))
-    check(x, memory, grad, block, how, backend)
+    check(x, memory, grad, block, how, place)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places
 @pytest.mark.parametrize("leaf", ["x", "memory"])
-def test_a_frozen_side_gets_no_gradient_and_changes_nothing(leaf, backend):
-    x, memory = torch.randn(2, 4, 4, 4), torch.randn(9, 16)
-    both = run(x, memory, torch.ones_like(x), (4, 2, 2), Addressing(1.0, 1 / 9, False), backend)
+def test_a_frozen_side_gets_no_gradient_and_changes_nothing(leaf, place):
+    x, memory = (torch.randn(n, device=place.device) for n in ((2, 4, 4, 4), (9, 16)))
+    both = run(x, memory, torch.ones_like(x), (4, 2, 2), Addressing(1.0, 1 / 9, False), place)
     tensors = {
         "x": x.requires_grad_(leaf == "x"),
         "memory": memory.requires_grad_(leaf == "memory"),
     }
-    blockwise_memory(**tensors, block_shape=(4, 2, 2), backend=backend).sum().backward()
+    with place():
+        out = blockwise_memory(**tensors, block_shape=(4, 2, 2), backend=place.backend)
+        out.sum().backward()
     (frozen,) = set(tensors) - {leaf}
     assert tensors[frozen].grad is None
     assert torch.equal(tensors[leaf].grad, both[1 if leaf == "x" else 2])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_twice_the_same_bits(backend):
+@places
+def test_twice_the_same_bits(place):
     x, memory = torch.randn(2, 16, 8, 8), torch.randn(100, 16)
     how = Addressing(1.0, 0.01, False)
-    first, second = (run(x, memory, x, (16, 1, 1), how, backend) for _ in range(2))
+    first, second = (run(x, memory, x, (16, 1, 1), how, place) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@places
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_flips_at_the_kink_are_bounded(dtype, backend):
+def test_flips_at_the_kink_are_bounded(dtype, place):
     """At 1/N itself, only an item whose weight is within rounding of it may be kept or dropped
     otherwise than in float64: it moves an answer by that item over N, and other answers agree."""
+    skip_unless_taken(place, dtype)
     items, block = 200, (32, 1, 1)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 32, 16, 16, generator=generator).to(dtype)
     memory = torch.randn(items, 32, generator=generator).to(dtype)
-    out = divide(blockwise_memory(x, memory, block, backend=backend), block).double()
+    with place():
+        there = (t.to(place.device) for t in (x, memory))
+        out = blockwise_memory(*there, block, backend=place.backend).cpu()
+    out = divide(out, block).double()
     queries, memory, how = divide(x, block).double(), memory.double(), Addressing(1.0, 0.0, False)
     weights = address(queries, memory, how)
     truth = read(queries, memory, Addressing(1.0, 1 / items, False))

@@ -64,12 +64,13 @@ def test_opcheck(dtype, needs):
     x, memory, block = inputs("2-d", dtype)
     x, memory = (t.detach().requires_grad_(n) for t, n in zip((x, memory), needs, strict=True))
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_(needs[0])
-    settings = (block, 1.0, 1 / 5, False)
-    torch.library.opcheck(torch.ops.blockmem.read_blocks.default, (x, memory, *settings))
-    _, normalizer = torch.ops.blockmem.read_blocks(x, memory, *settings)
+    settings = (block, 1.0, 1 / 5, False, "torch")
+    inputs_of_forward = (x, memory, None, *settings, True)
+    torch.library.opcheck(torch.ops.blockmem.read_blocks.default, inputs_of_forward)
+    _, kept = torch.ops.blockmem.read_blocks(*inputs_of_forward)
     torch.library.opcheck(
         torch.ops.blockmem.read_blocks_backward.default,
-        (torch.randn_like(x), x.detach(), memory.detach(), normalizer.detach(), *settings, *needs),
+        (torch.randn_like(x), x.detach(), memory.detach(), kept.detach(), *settings, *needs),
     )
 
 

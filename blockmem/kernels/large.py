@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from blockmem.kernels.maths import (
+    as_operand,
     inverse_norms,
     load_blocks,
     load_rows,
@@ -39,7 +40,9 @@ def products_kernel(
     product = tl.zeros((ROWS, ITEMS), tl.float32)
     for start in range(part * share, min((part + 1) * share, D), NUMBERS):
         numbers = start + tl.arange(0, NUMBERS)
-        q = load_blocks(x, first + rows, first + blocks, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
+        q = load_blocks(
+            x, first + rows, first + blocks, numbers, grid_sizes, x_strides, BLOCK, X_RUNS
+        )
         m = load_rows(memory, n, items, numbers, D)  # (N, K)
         product = tl.dot(q, m.trans(), product, input_precision=PRECISION)
         if NORMS:
@@ -127,17 +130,18 @@ def read_kernel(
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     numbers = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    answer = tl.zeros((ROWS, NUMBERS), tl.float32)
-    for start in range(0, items, ITEMS):
-        n = start + tl.arange(0, ITEMS)
-        w = load_rows(weights, rows, blocks, n, width)  # (R, N)
-        m = load_rows(memory, n, items, numbers, D)  # (N, K)
-        answer = tl.dot(w, m.to(w.dtype), answer, input_precision=PRECISION)
     at, end = first + rows, first + blocks
     if TANGENT:
         q = load_blocks(x, at, end, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
         along = tl.load(row_along + rows, mask=rows < blocks, other=0.0)
-        answer -= along[:, None] * q.to(tl.float32)
+        answer = -along[:, None] * q.to(tl.float32)
+    else:
+        answer = tl.zeros((ROWS, NUMBERS), tl.float32)
+    for start in range(0, items, ITEMS):
+        n = start + tl.arange(0, ITEMS)
+        w = load_rows(weights, rows, blocks, n, width)  # (R, N)
+        m = load_rows(memory, n, items, numbers, D)  # (N, K)
+        answer = tl.dot(w, as_operand(m, w.dtype, PRECISION), answer, input_precision=PRECISION)
     answer = answer.to(out.dtype.element_ty)
     store_blocks(out, answer, at, end, numbers, grid_sizes, out_strides, BLOCK, OUT_RUNS)
 
@@ -161,11 +165,15 @@ def grad_items_kernel(
         rows = start + tl.arange(0, ROWS)
         at, end = first + rows, first + blocks
         w = load_rows(weights, rows, blocks, n, width)  # (R, N)
-        g = load_blocks(grad, at, end, numbers, grid_sizes, grad_strides, BLOCK, GRAD_RUNS)  # (R, K)
-        dm = tl.dot(w.trans(), g.to(w.dtype), dm, input_precision=PRECISION)
+        g = load_blocks(
+            grad, at, end, numbers, grid_sizes, grad_strides, BLOCK, GRAD_RUNS
+        )  # (R, K)
+        w, g = as_operand(w, w.dtype, PRECISION), as_operand(g, w.dtype, PRECISION)
+        dm = tl.dot(w.trans(), g, dm, input_precision=PRECISION)
         f = load_rows(factors, rows, blocks, n, width)
         q = load_blocks(x, at, end, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
-        dm = tl.dot(f.trans(), q.to(f.dtype), dm, input_precision=PRECISION)
+        f, q = as_operand(f, f.dtype, PRECISION), as_operand(q, f.dtype, PRECISION)
+        dm = tl.dot(f.trans(), q, dm, input_precision=PRECISION)
     along = tl.load(item_along + n, mask=n < items, other=0.0)
     m = load_rows(memory, n, items, numbers, D)
     dm -= along[:, None] * m.to(tl.float32)

@@ -16,11 +16,12 @@ from blockmem import chunked
 from blockmem.addressing import Addressing
 from blockmem.kernels import large, small
 from blockmem.kernels.maps import Blocks
-from blockmem.kernels.tiles import SMALL, Tile, family_of, tile_for
+from blockmem.kernels.tiles import Tile, family_of, largest_small, precision_of, tile_for
 
-TABLE = 2**24  # numbers in a table of (blocks, items): 64 MB in float32
+TABLE = 2**22  # numbers in a table of (blocks, items): 16 MB in float32
 ALIGN = 16  # rows of tables start at multiples of this, to be read 16 bytes at a time
 PROCESSORS = 132  # of a GPU, where there is none to ask
+INTERPRETED = not isinstance(small.read_kernel, triton.JITFunction)
 
 
 class Call(NamedTuple):
@@ -41,7 +42,8 @@ class Call(NamedTuple):
         """For a map and a dense one like it, whose order of numbers is best to go through."""
         blocks = Blocks.of(out, block_shape)
         memory = blocks.arrange(memory)
-        return cls(x, memory, block_shape, blocks, how, *family_of(x.device, x.dtype))
+        family, precision = family_of(x.device), precision_of(x.dtype)
+        return cls(x, memory, block_shape, blocks, how, family, precision)
 
     @property
     def items(self) -> int:
@@ -56,6 +58,10 @@ class Call(NamedTuple):
         """dtype of weights where they are multiplied. float16 would lose small gradients."""
         return torch.bfloat16 if self.x.dtype == torch.bfloat16 else torch.float32
 
+    @property
+    def small(self) -> bool:
+        return self.blocks.size <= largest_small(self.precision)
+
     def tile(self, kernel: str) -> Tile:
         return tile_for(self.family, kernel, self.precision, self.blocks.size)
 
@@ -65,19 +71,17 @@ class Call(NamedTuple):
         return {
             name: x,
             f"{name}_strides": (strides.grid, strides.block),
-            f"{name.upper()}_RUNS": (strides.grid_run, strides.block_run),
+            f"{name.upper()}_RUNS": strides.runs,
         }
 
     def common(self) -> dict[str, Any]:
         grid, block = self.blocks.sizes
         return {"grid_sizes": grid, "BLOCK": block, "memory": self.memory, "items": self.items}
 
-    def precise(self, tile: Tile) -> dict[str, Any]:
-        return {"PRECISION": self.precision_name, **tile.arguments()}
-
-    @property
-    def precision_name(self) -> str:
-        return "tf32" if self.precision == "bf16" else self.precision
+    def tiled(self, tile: Tile) -> dict[str, Any]:
+        # PRECISION is of float32 products alone
+        precision = "tf32" if self.precision == "bf16" else self.precision
+        return {"PRECISION": precision, **tile.arguments()}
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.x.new_empty(shape, dtype=dtype)
@@ -88,29 +92,37 @@ def _width(items: int) -> int:
     return -(-items // ALIGN) * ALIGN
 
 
-def kept_size(queries: int, items: int, size: int, keep: bool) -> int:
+def kept_size(queries: int, items: int, size: int, dtype: torch.dtype, keep: bool) -> int:
     """How many float32 numbers the forward hands to the backward."""
     if not keep:
         return 0
-    if size <= SMALL:
+    if size <= largest_small(precision_of(dtype)):
         return queries  # normalisers
-    if not chunked.keeps_logits(queries, items, size):
+    if not chunked.kept_size(queries, items, size, dtype, keep):
         return 0
     width = _width(items)
     return queries * width + queries + width  # logits and norms
 
 
 def read_blocks(
-    x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing, keep: bool
+    x: Tensor,
+    memory: Tensor,
+    block_shape: Sequence[int],
+    how: Addressing,
+    keep: bool = False,
+    inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The new map, in the memory format of `x`, and what the backward wants of the forward."""
+    """The new map, in the memory format of `x`, and what the backward wants if asked to `keep`.
+
+    Known norms of the items, `inverse`, are of no use: kernels find them on the way.
+    """
     out = torch.empty_like(x)
     call = Call.of(x, out, memory, block_shape, how)
     blocks = call.blocks
-    kept = call.new(kept_size(blocks.count, call.items, blocks.size, keep))
+    kept = call.new(kept_size(blocks.count, call.items, blocks.size, x.dtype, keep))
     if blocks.count:
         with _on(x.device):
-            (_read_small if blocks.size <= SMALL else _read_large)(call, out, kept)
+            (_read_small if call.small else _read_large)(call, out, kept)
     return out, kept
 
 
@@ -128,7 +140,7 @@ def read_blocks_backward(
     call = Call.of(x, grad_x, memory, block_shape, how)
     if not call.blocks.count:
         return grad_x, torch.zeros_like(memory)
-    backward = _backward_small if call.blocks.size <= SMALL else _backward_large
+    backward = _backward_small if call.small else _backward_large
     with _on(x.device):
         grad_memory = backward(call, grad, grad_x, kept, needs)
     if grad_memory is not None:
@@ -156,7 +168,7 @@ def _small(call: Call, tile: Tile) -> dict[str, Any]:
     inverse = chunked.inverse_norms(call.memory)
     return {
         **call.common(),
-        **call.precise(tile._replace(numbers=numbers)),
+        **call.tiled(tile._replace(numbers=numbers)),
         "blocks": call.blocks.count,
         "scales": inverse / call.how.temperature,
         "cutoff": call.how.cutoff,
@@ -248,7 +260,7 @@ def _products(call: Call, x: Tensor, tables: Tables, norms: bool) -> dict[str, A
     products = call.new(parts, tables.blocks, call.width)
     squares = call.new(parts, tables.blocks), call.new(parts, call.width)
     large.products_kernel[(*tiles, parts)](
-        **call.map("x", x), **call.common(), **call.precise(tile), width=call.width,
+        **call.map("x", x), **call.common(), **call.tiled(tile), width=call.width,
         first=tables.first, blocks=tables.blocks, share=share, products=products,
         squares=squares[0], item_squares=squares[1], NORMS=norms,
     )  # fmt: skip
@@ -278,7 +290,7 @@ def _mix(call: Call, weights: Tensor, out: Tensor, tables: Tables, along: Tensor
     tile = call.tile("large read")
     tiles = triton.cdiv(tables.blocks, tile.rows), triton.cdiv(call.blocks.size, tile.numbers)
     large.read_kernel[tiles](
-        **call.map("out", out), **call.map("x", call.x), **call.common(), **call.precise(tile),
+        **call.map("out", out), **call.map("x", call.x), **call.common(), **call.tiled(tile),
         weights=weights, width=call.width, first=tables.first, blocks=tables.blocks,
         row_along=tables.inverses if along is None else along, TANGENT=along is not None,
     )  # fmt: skip
@@ -319,7 +331,7 @@ def _add_grad_items(
     tiles = triton.cdiv(call.items, tile.items), triton.cdiv(call.blocks.size, tile.numbers)
     item_along = along[:, : call.items].sum(dim=0) * tables.item_inverses[: call.items].square()
     large.grad_items_kernel[tiles](
-        **call.map("x", call.x), **call.map("grad", grad), **call.common(), **call.precise(tile),
+        **call.map("x", call.x), **call.map("grad", grad), **call.common(), **call.tiled(tile),
         weights=tables.weights, factors=factors, width=call.width, first=tables.first,
         blocks=tables.blocks, item_along=item_along, out=out, ADD=tables.first > 0,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a kernel finds blocks in a map: strides and extents worked out once, offsets from numbers.
+"""How kernels find blocks in a map: extents, strides, and what lies next to what.
 
 A map `(B, C, *S)` is a grid of blocks, numbered as `divide` numbers them, and a block a grid of D
 numbers. Kernels number those in the order in which the map lies in memory, so that neighbours in a
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from blockmem.division import grid_view
@@ -22,16 +20,16 @@ AXES = 4  # three spatial ones and channels, of the grid and of a block
 LARGEST_RUN = 16  # neighbours a load can use: 16 bytes are at most 8 numbers of 2 bytes
 
 
-Run = tuple[int, int]  # how many offsets follow one another, and what divides the first of them
-
-
 class Strides(NamedTuple):
-    """Of a map: from block to block (batch first), within a block, and runs of both."""
+    """Of a map: from block to block (batch first), within a block, and runs.
+
+    Runs of blocks and of the numbers of a block: how many offsets follow one another, and what
+    divides the first of them.
+    """
 
     grid: tuple[int, ...]
     block: tuple[int, ...]
-    grid_run: Run
-    block_run: Run
+    runs: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -101,13 +99,13 @@ class Blocks:
         return Strides(
             (grid[0], *(0 for _ in range(missing)), *grid[1:]),
             (*(0 for _ in range(missing)), *numbers),
-            _run(self.grid, grid),
-            _run(tuple(self.block[axis] for axis in self.order), numbers),
+            (*_run(self.grid, grid), *_run([self.block[axis] for axis in self.order], numbers)),
         )
 
 
-def _run(sizes: Sequence[int], strides: Sequence[int]) -> Run:
-    """How many neighbours along these axes, the last one fastest, are neighbours in the map."""
+def _run(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """How many neighbours along these axes, the last one fastest, are neighbours in the map; and
+    what divides the place of the first of each such row."""
     length, others = 1, []
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
         if size > 1:
@@ -117,34 +115,3 @@ def _run(sizes: Sequence[int], strides: Sequence[int]) -> Run:
                 others.append(stride)
     used = math.gcd(length, LARGEST_RUN)
     return used, math.gcd(LARGEST_RUN, *others, *([length] if length > 1 else []))
-
-
-@triton.jit
-def block_offsets(numbers, sizes, strides, RUN: tl.constexpr):
-    """Where blocks begin: their numbers `(R,)` to offsets `(R,)`, int64."""
-    numbers = numbers.to(tl.int64)
-    channel = numbers % sizes[3]
-    numbers = numbers // sizes[3]
-    z = numbers % sizes[2]
-    numbers = numbers // sizes[2]
-    y = numbers % sizes[1]
-    numbers = numbers // sizes[1]
-    x = numbers % sizes[0]
-    batch = numbers // sizes[0]
-    offsets = batch * strides[0] + x * strides[1] + y * strides[2] + z * strides[3]
-    offsets += channel * strides[4]
-    return tl.max_contiguous(tl.multiple_of(offsets, RUN[1]), RUN[0])
-
-
-@triton.jit
-def number_offsets(numbers, SIZES: tl.constexpr, strides, RUN: tl.constexpr):
-    """Where the numbers of a block are, from its beginning: `(K,)` to offsets `(K,)`, int64."""
-    numbers = numbers.to(tl.int64)
-    third = numbers % SIZES[3]
-    numbers = numbers // SIZES[3]
-    second = numbers % SIZES[2]
-    numbers = numbers // SIZES[2]
-    first = numbers % SIZES[1]
-    offsets = (numbers // SIZES[1]) * strides[0] + first * strides[1]
-    offsets += second * strides[2] + third * strides[3]
-    return tl.max_contiguous(tl.multiple_of(offsets, RUN[1]), RUN[0])

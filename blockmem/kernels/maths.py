@@ -1,20 +1,57 @@
-"""What kernels of both regimes compute alike: tiles of blocks, norms, shrinkage, gradients."""
+"""What kernels of both regimes compute alike: tiles of a map, norms, shrinkage, gradients.
+
+`grid_sizes`, `strides`, BLOCK and RUNS are those of `blockmem.kernels.maps`.
+"""
 
 import triton
 import triton.language as tl
 
-from blockmem.kernels.maps import block_offsets, number_offsets
+
+@triton.jit
+def block_offsets(numbers, grid_sizes, strides, RUN: tl.constexpr, ALIGN: tl.constexpr):
+    """Where blocks begin: their numbers `(R,)` to offsets `(R,)`, int64."""
+    numbers = numbers.to(tl.int64)
+    channel = numbers % grid_sizes[3]
+    numbers = numbers // grid_sizes[3]
+    z = numbers % grid_sizes[2]
+    numbers = numbers // grid_sizes[2]
+    y = numbers % grid_sizes[1]
+    numbers = numbers // grid_sizes[1]
+    x = numbers % grid_sizes[0]
+    batch = numbers // grid_sizes[0]
+    offsets = x * strides[1] + y * strides[2] + z * strides[3] + channel * strides[4]
+    # Last a sum that no compiler folds, as it would where there is one block along an axis: what is
+    # said of its result is lost with it
+    offsets += batch * strides[0]
+    return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
+
+
+@triton.jit
+def number_offsets(numbers, BLOCK: tl.constexpr, strides, RUN: tl.constexpr, ALIGN: tl.constexpr):
+    """Where the numbers of a block are, from its beginning: `(K,)` to offsets `(K,)`, int64."""
+    numbers = numbers.to(tl.int64)
+    third = numbers % BLOCK[3]
+    numbers = numbers // BLOCK[3]
+    second = numbers % BLOCK[2]
+    numbers = numbers // BLOCK[2]
+    first = numbers % BLOCK[1]
+    offsets = (numbers // BLOCK[1]) * strides[0] + first * strides[1]
+    offsets += second * strides[2] + third * strides[3]
+    return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
 
 
 @triton.jit
 def block_pointers(x, rows, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr):
     """`(R, K)`: where the given numbers of the given blocks are in a map."""
-    starts = block_offsets(rows, grid_sizes, strides[0], RUNS[0])
-    return x + starts[:, None] + number_offsets(numbers, BLOCK, strides[1], RUNS[1])[None, :]
+    starts = block_offsets(rows, grid_sizes, strides[0], RUNS[0], RUNS[1])
+    within = number_offsets(numbers, BLOCK, strides[1], RUNS[2], RUNS[3])
+    return x + starts[:, None] + within[None, :]
 
 
 @triton.jit
-def load_blocks(x, rows, count, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr):
+def load_blocks(
+    x, rows, count, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr
+):
     """`(R, K)`, zeros beyond the number of blocks and beyond D."""
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
     pointers = block_pointers(x, rows, numbers, grid_sizes, strides, BLOCK, RUNS)
@@ -47,7 +84,7 @@ def square_norms(tile):
 @triton.jit
 def inverse_norms(squares):
     """1/|row|, and 0 for a row of zeros."""
-    return tl.where(squares == 0, 0.0, 1 / tl.sqrt(squares))
+    return tl.where(squares == 0, 0.0, 1 / tl.sqrt(nonzero(squares)))
 
 
 @triton.jit
@@ -69,3 +106,19 @@ def logit_gradients(probabilities, weights, grad_weights, delta, RENORMALIZE: tl
         return weights * (grad_weights - delta)
     else:
         return weights * grad_weights - probabilities * delta
+
+
+@triton.jit
+def as_operand(tile, dtype: tl.constexpr, PRECISION: tl.constexpr):
+    """A tile as it is multiplied: in a dtype, and for tf32 rounded to it.
+
+    Tensor cores cut off what tf32 has no room for; rounding to the nearest halves that error. A
+    tile that passed through registers is also loaded 16 bytes at a time where one that is turned
+    over on its way to the tensor core would be loaded number by number.
+    """
+    tile = tile.to(dtype)
+    if PRECISION == "tf32" and dtype == tl.float32:
+        bits = tile.to(tl.int32, bitcast=True)
+        rounded = ((bits + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+        tile = tl.where(tile == tile, rounded, tile)  # the largest NaN would become -0
+    return tile

@@ -107,10 +107,12 @@ def grad_queries_kernel(
         ds = logit_gradients(p, w, dw, delta[:, None], RENORMALIZE)
         along += tl.sum(ds * s, axis=1)
         u = tl.dot((ds * scale[None, :]).to(OPERAND), m.to(OPERAND), u, input_precision=PRECISION)
-    dq = inverse[:, None] * (u - (along * inverse)[:, None] * q.to(tl.float32))
     tl.store(deltas + rows, delta, mask=rows < blocks)
     tl.store(sums + rows, kept, mask=rows < blocks)
     tl.store(inverses + rows, inverse, mask=rows < blocks)
+    # Loaded again, and after a store so that it is: held through both sweeps it costs registers
+    q = load_blocks(x, rows, blocks, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
+    dq = inverse[:, None] * (u - (along * inverse)[:, None] * q.to(tl.float32))
     dq = dq.to(out.dtype.element_ty)
     store_blocks(out, dq, rows, blocks, numbers, grid_sizes, out_strides, BLOCK, OUT_RUNS)
 

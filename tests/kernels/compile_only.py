@@ -1,0 +1,109 @@
+"""Compiles what the launchers launch, for a GPU that need not be there, and reads the machine code.
+
+Nothing is launched: `triton`'s driver is replaced by one that only names a target, and launching by
+compiling. So what is compiled is what would be launched, strides, dtypes and tile sizes included.
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from unittest import mock
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from blockmem.kernels import launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+# What a program may have of it; of each family the smallest, which is not always its first chip
+SHARED_MEMORY = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 65536}
+BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class _TargetOnly:
+    """As much of a driver as compiling needs. Each target is a device, with its own cache."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGETS[self.name]
+
+    def get_current_device(self) -> int:
+        return 1000 + list(TARGETS).index(self.name)
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@dataclass
+class Compiled:
+    """One kernel: its name, bytes of shared memory, and machine code."""
+
+    name: str
+    shared: int
+    cubin: bytes | None
+
+    @cached_property
+    def sass(self) -> str:
+        return self._dump("-sass")
+
+    @cached_property
+    def registers(self) -> int:
+        return int(re.findall(r"REG:(\d+)", self._dump("--dump-resource-usage"))[-1])
+
+    @cached_property
+    def stack(self) -> int:
+        return int(re.findall(r"STACK:(\d+)", self._dump("--dump-resource-usage"))[-1])
+
+    def count(self, instruction: str) -> int:
+        """How often an instruction, a regular expression, stands in the code."""
+        return len(re.findall(rf"\b{instruction}", self.sass))
+
+    @property
+    def spills(self) -> int:
+        return self.count(r"LDL\b") + self.count(r"STL\b")
+
+    def _dump(self, flag: str) -> str:
+        assert self.cubin is not None
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.cubin)
+            file.flush()
+            command = [str(BINARIES / "cuobjdump"), flag, file.name]
+            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def compiling(target: str, precision: str) -> Iterator[list[Compiled]]:
+    """Within, launchers compile for `target` instead of launching; gives the list of kernels."""
+    found: list[Compiled] = []
+    run = JITFunction.run
+
+    def compile_it(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        kernel = run(self, *args, **{**kwargs, "warmup": True})
+        found.append(Compiled(kernel.name, kernel.metadata.shared, kernel.asm.get("cubin")))
+        return kernel
+
+    before = driver._active
+    driver.set_active(_TargetOnly(target))
+    try:
+        with (
+            mock.patch.object(JITFunction, "run", compile_it),
+            mock.patch.object(launch, "family_of", lambda device: target),
+            mock.patch.object(launch, "precision_of", lambda dtype: precision),
+        ):
+            yield found
+    finally:
+        driver._active = before

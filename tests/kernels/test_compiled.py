@@ -1,0 +1,76 @@
+"""Every kernel at every entry of the tile table, compiled ahead of time for GPUs that are not here:
+it fits the chip's shared memory, spills no register, multiplies on tensor cores, and loads 16 bytes
+at a time wherever that many lie side by side."""
+
+import math
+
+import pytest
+import torch
+from compile_only import SHARED_MEMORY, TARGETS, Compiled, compiling
+
+from blockmem.addressing import Addressing
+from blockmem.kernels import launch
+from blockmem.kernels.tiles import TILES, largest_small
+
+KERNELS = {  # names in the order in which they are launched
+    "small": ["read_kernel", "grad_queries_kernel", "grad_items_kernel"],
+    "large": [
+        *("products_kernel", "weights_kernel", "read_kernel"),
+        *("products_kernel", "grad_logits_kernel", "read_kernel", "grad_items_kernel"),
+    ],
+}
+MULTIPLIES = {"sm_80": "HMMA", "sm_90": "HGMMA", "sm_100": "(?:UTC[A-Z]*MMA|HMMA)"}
+ITEMS = 512
+
+
+def cases():
+    for family, kernels in TILES.items():
+        for precision in kernels["large read"]:
+            for channels_last in (False, True):
+                for size in kernels["small read"][precision]:
+                    yield family, precision, (size, 1, 1), channels_last
+                yield family, precision, (64, 16, 16), channels_last
+            yield family, precision, (512, 2, 2), False  # runs of two numbers
+
+
+def name(value):
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def compiled(family, precision, block, channels_last, renormalize=False) -> list[Compiled]:
+    side = 32 if block[1] == 1 else 8 * block[1]
+    x = torch.empty(2, block[0], side, side, dtype=dtype_of(precision))
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    memory = torch.empty(ITEMS, math.prod(block), dtype=x.dtype)
+    how = Addressing(1.0, 1 / ITEMS, renormalize)
+    with compiling(family, precision) as found:
+        _, kept = launch.read_blocks(x, memory, block, how, keep=True)
+        launch.read_blocks_backward(x, x, memory, kept, block, how, (True, True))
+    return found
+
+
+def dtype_of(precision):
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+# The H200's family in every run, the others where there are minutes
+MARKS = {"sm_90": []}
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "block", "channels_last"),
+    [pytest.param(*case, marks=MARKS.get(case[0], pytest.mark.slow)) for case in cases()],
+    ids=name,
+)
+def test_every_entry_of_the_table(family, precision, block, channels_last):
+    kernels = compiled(family, precision, block, channels_last)
+    regime = "small" if math.prod(block) <= largest_small(precision) else "large"
+    assert [kernel.name for kernel in kernels] == KERNELS[regime]
+    for kernel in kernels:
+        assert kernel.shared <= SHARED_MEMORY[family], kernel
+        if TARGETS[family].backend != "cuda":
+            continue
+        assert kernel.spills == 0, (kernel.name, kernel.registers)
+        if kernel.name not in ("weights_kernel", "grad_logits_kernel"):
+            assert kernel.count(MULTIPLIES[family]) > 0, kernel.name
