@@ -1,4 +1,4 @@
-"""The edges of the formula, each pinned, and the promise to hold no more than a chunk of weights."""
+"""The edges of the formula, each pinned."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from blockmem import addressing, blockwise_memory
+from blockmem import blockwise_memory
 from blockmem.addressing import Addressing, address, read
 from blockmem.functional import blockwise_address
 from blockmem.ops import straight
@@ -130,52 +130,6 @@ def test_threshold_none_is_one_over_n_and_zero_is_plain_softmax():
     assert torch.equal(none, explicit)
     total = blockwise_address(x, memory, (4, 2, 2), threshold=0).sum(dim=-1)
     assert_close(total, torch.ones_like(total))
-
-
-@pytest.mark.parametrize("chunk_weights", [1, 37, 500])
-@pytest.mark.parametrize("renormalize", [False, True])
-def test_the_chunk_changes_nothing(chunk_weights, renormalize, monkeypatch):
-    x, memory = torch.randn(2, 6, 6, 4).double(), torch.randn(11, 12).double()
-    expected = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
-    monkeypatch.setattr(addressing, "CHUNK_WEIGHTS", chunk_weights)
-    found = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
-    for one, other in zip(found, expected, strict=True):
-        assert_close(one, other)
-
-
-def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
-    """No tensor made on the way has more numbers than a chunk, the memory or the map."""
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Largest(TorchDispatchMode):
-        numbers = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            out = func(*args, **(kwargs or {}))
-            for tensor in out if isinstance(out, (tuple, list)) else [out]:
-                if isinstance(tensor, torch.Tensor):
-                    Largest.numbers = max(Largest.numbers, tensor.untyped_storage().nbytes() // 4)
-            return out
-
-    monkeypatch.setattr(addressing, "CHUNK_WEIGHTS", 4096)
-    x, memory = (
-        torch.randn(1, 8, 32, 32, requires_grad=True),
-        torch.randn(300, 8, requires_grad=True),
-    )
-    with Largest():
-        blockwise_memory(x, memory, (8, 1, 1)).sum().backward()
-    assert Largest.numbers == x.numel()  # 8192; all weights would be 307200
-
-
-def test_the_backward_keeps_one_number_a_block():
-    x, memory = (
-        torch.randn(1, 8, 32, 32, requires_grad=True),
-        torch.randn(300, 8, requires_grad=True),
-    )
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        blockwise_memory(x, memory, (8, 1, 1))
-    assert sorted(t.numel() for t in saved) == [32 * 32, memory.numel(), x.numel()]
 
 
 def test_an_inplace_activation_may_follow():

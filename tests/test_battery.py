@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import INTERPRETED, clear_threshold, ground_truth, places
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -52,10 +52,10 @@ CASES = {  # name: map shape, block shape, items
 def run(x, memory, grad, block, how, place):
     x, grad = (move(t, place.device) for t in (x.detach(), grad))
     x, memory = x.requires_grad_(), memory.detach().to(place.device).requires_grad_()
-    settings = {"temperature": how.temperature, "renormalize": how.renormalize}
+    addressing = {"temperature": how.temperature, "renormalize": how.renormalize}
     with place(), poisoned():
         out = blockwise_memory(
-            x, memory, block, threshold=how.threshold, backend=place.backend, **settings
+            x, memory, block, threshold=how.threshold, backend=place.backend, **addressing
         )
         return out, *torch.autograd.grad(out, (x, memory), grad)
 
@@ -87,7 +87,7 @@ def check(x, memory, grad, block, how, place):
         assert value.dtype == like.dtype
         scale = truth.abs().max().item() if truth.numel() else 0.0
         rounding = TOLERANCE[x.dtype] * max(1, 0.05 / how.temperature)  # of logits
-        tolerance = rounding * max(scale, 1e-2)  # some gradients are exactly 0
+        tolerance = rounding * max(scale, 0.1)  # some gradients are exactly 0
         assert_close(value.cpu().double(), truth, rtol=0, atol=tolerance)
     return found
 
@@ -144,6 +144,7 @@ def test_any_strides_of_input_and_upstream_gradient(layout, layout_of_grad, plac
 
 
 @places
+@settings(max_examples=20 if INTERPRETED else 100)
 @given(data=st.data())
 def test_any_shape(place, data):
     dims = data.draw(st.integers(1, 3))

@@ -173,3 +173,67 @@ def test_training_moves_the_memory_towards_what_it_is_shown():
         loss.backward()
         optimizer.step()
     assert loss.item() < first / 20
+
+
+class TestKnownNorms:
+    """In eval, with a frozen memory, norms of the items are found once; any change is noticed."""
+
+    def layer(self, monkeypatch):
+        from blockmem import layer as module
+
+        layer = BlockwiseMemory(10, (4, 2, 2)).eval().requires_grad_(False)
+        self.found = 0
+
+        def counted(memory, find=module.inverse_norms):
+            self.found += 1
+            return find(memory)
+
+        monkeypatch.setattr(module, "inverse_norms", counted)
+        return layer
+
+    def check(self, layer, x):
+        expected = blockwise_memory(x, layer.memory, layer.block_shape)
+        assert torch.equal(layer(x), expected)
+
+    def test_found_once(self, monkeypatch):
+        layer, x = self.layer(monkeypatch), torch.randn(1, 4, 4, 4)
+        for _ in range(3):
+            self.check(layer, x)
+        assert self.found == 1
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda layer: layer.memory.mul_(torch.rand(10, 1)),
+            lambda layer: layer.reset_parameters(),
+            lambda layer: layer.load_state_dict({"memory": torch.randn(10, 16)}),
+            lambda layer: setattr(layer, "memory", torch.nn.Parameter(torch.randn(10, 16), False)),
+            lambda layer: layer.half().float(),
+            lambda layer: (layer.memory.data.copy_(torch.randn(10, 16)), layer.eval()),
+        ],
+    )
+    def test_a_change_is_noticed(self, change, monkeypatch):
+        layer, x = self.layer(monkeypatch), torch.randn(1, 4, 4, 4)
+        self.check(layer, x)
+        with torch.no_grad():
+            change(layer)
+        self.check(layer, x)
+        assert self.found == 2
+
+    def test_not_while_training_or_under_autocast(self, monkeypatch):
+        layer, x = self.layer(monkeypatch), torch.randn(1, 4, 4, 4)
+        layer.train()(x)
+        layer.eval().requires_grad_(True)(x)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer.requires_grad_(False)(x)
+        assert self.found == 0
+        with torch.no_grad():
+            layer.requires_grad_(True)(x)
+        assert self.found == 1
+
+    def test_copies_start_anew(self, monkeypatch):
+        layer, x = self.layer(monkeypatch), torch.randn(1, 4, 4, 4)
+        self.check(layer, x)
+        for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert other._norms is None
+            self.check(other, x)

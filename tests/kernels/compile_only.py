@@ -72,6 +72,15 @@ class Compiled:
         """How often an instruction, a regular expression, stands in the code."""
         return len(re.findall(rf"\b{instruction}", self.sass))
 
+    def widths(self, instruction: str) -> list[int]:
+        """Bytes that each instruction of a kind loads or stores."""
+        flags = re.findall(rf"\b{instruction}\.E((?:\.\w+)*)", self.sass)
+        sizes = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1}
+        return [
+            next((size for flag, size in sizes.items() if flag in found.split(".")), 4)
+            for found in flags
+        ]
+
     @property
     def spills(self) -> int:
         return self.count(r"LDL\b") + self.count(r"STL\b")
@@ -101,8 +110,8 @@ def compiling(target: str, precision: str) -> Iterator[list[Compiled]]:
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_it),
-            mock.patch.object(launch, "family_of", lambda device: target),
-            mock.patch.object(launch, "precision_of", lambda dtype: precision),
+            mock.patch.object(launch, "family_of", return_value=target),
+            mock.patch.object(launch, "precision_of", return_value=precision),
         ):
             yield found
     finally:

@@ -74,3 +74,29 @@ def test_every_entry_of_the_table(family, precision, block, channels_last):
         assert kernel.spills == 0, (kernel.name, kernel.registers)
         if kernel.name not in ("weights_kernel", "grad_logits_kernel"):
             assert kernel.count(MULTIPLIES[family]) > 0, kernel.name
+
+
+@pytest.mark.parametrize("precision", ["bf16", "tf32", "tf32x3"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("block", [(64, 1, 1), (64, 16, 16)], ids=name)
+def test_loads_and_stores_are_16_bytes_wide(block, channels_last, precision):
+    """A tile takes eight loads and more; what is left are vectors, one number a row or column."""
+    for kernel in compiled("sm_90", precision, block, channels_last):
+        loads, stores = kernel.widths("LDG(?:STS)?"), kernel.widths("STG")
+        assert loads.count(16) >= 8, kernel.name
+        assert len(loads) - loads.count(16) <= 16, kernel.name
+        assert stores.count(16) >= 4, kernel.name
+        assert len(stores) - stores.count(16) <= 3, kernel.name
+
+
+def test_runs_of_eight_bytes_are_moved_as_such():
+    read = compiled("sm_90", "bf16", (256, 4, 4), False)[2]
+    assert set(read.widths("STG")) == {8}
+
+
+def test_a_broken_entry_would_be_seen(monkeypatch):
+    """Too large a tile spills; and the interpreter of the machine code sees it."""
+    monkeypatch.setitem(TILES["sm_90"]["large read"], "tf32x3", launch.Tile(128, 64, 256, 4, 1))
+    read = compiled("sm_90", "tf32x3", (64, 16, 16), True)[2]
+    assert read.spills > 0
+    assert read.stack > 0

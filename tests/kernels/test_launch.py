@@ -1,0 +1,111 @@
+"""What the battery does not reach: chunks, recomputing, shares, maps beyond their allocation."""
+
+import math
+
+import pytest
+import torch
+from conftest import INTERPRETED, clear_threshold, ground_truth
+from torch.testing import assert_close
+
+from blockmem.addressing import Addressing
+
+GPU = torch.cuda.is_available()
+pytestmark = pytest.mark.skipif(
+    not (INTERPRETED or GPU), reason="runs in the interpreter's process, or on a GPU"
+)
+DEVICE = "cuda" if GPU else "cpu"
+if INTERPRETED or GPU:
+    from blockmem import chunked
+    from blockmem.kernels import launch, tiles
+
+
+def check(shape, block, items, renormalize=False, keep=True):
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(shape, generator=generator) for _ in range(2))
+    memory = torch.randn(items, math.prod(block), generator=generator)
+    how = Addressing(0.3, clear_threshold(x, memory, block, 0.3), renormalize)
+    expected = ground_truth(x, memory, grad, block, how)
+    x, grad, memory = (t.to(DEVICE) for t in (x, grad, memory))
+    out, kept = launch.read_blocks(x, memory, block, how, keep=keep)
+    grads = launch.read_blocks_backward(grad, x, memory, kept, block, how, (True, True))
+    for found, truth in zip((out, *grads), expected, strict=True):
+        assert_close(found.cpu().double(), truth, rtol=0, atol=2e-6 * truth.abs().max().item())
+    return kept
+
+
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_large_blocks_in_chunks(renormalize, monkeypatch):
+    """300 blocks in chunks of 128; each adds to the gradient of the items."""
+    monkeypatch.setattr(launch, "TABLE", 1)
+    monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
+    kept = check((3, 4, 20, 20), (4, 2, 2), 40, renormalize)
+    assert kept.numel() == launch.kept_size(300, 40, 16, torch.float32, keep=True) > 0
+
+
+def test_large_blocks_whose_logits_are_not_kept(monkeypatch):
+    monkeypatch.setattr(launch, "TABLE", 1)
+    monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
+    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 0)
+    assert check((2, 4, 20, 20), (4, 2, 2), 40).numel() == 0
+
+
+@pytest.mark.parametrize("processors", [1, 16, 1000])
+def test_products_in_parts_and_items_in_shares(processors, monkeypatch):
+    monkeypatch.setattr(launch, "_processors", lambda device: processors)
+    check((1, 8, 32, 32), (8, 16, 16), 24)
+    check((2, 16, 12, 12), (16, 1, 1), 70)
+
+
+def test_logits_are_kept_in_float32_and_items_get_their_own_dtype():
+    x = torch.randn(1, 8, 32, 32, device=DEVICE).half()
+    memory = torch.randn(24, 8 * 256, device=DEVICE).half()
+    how = Addressing(1.0, 1 / 24, False)
+    out, kept = launch.read_blocks(x, memory, (8, 16, 16), how, keep=True)
+    grads = launch.read_blocks_backward(out, x, memory, kept, (8, 16, 16), how, (True, True))
+    assert kept.dtype == torch.float32
+    assert {out.dtype, *(grad.dtype for grad in grads)} == {torch.float16}
+
+
+def test_small_gradients_survive_float16():
+    """Weights and gradients of logits are multiplied in float32: in float16 these would be 0."""
+    generator = torch.Generator().manual_seed(0)
+    x = (100 * torch.randn(1, 64, 8, 8, generator=generator)).half().to(DEVICE)
+    memory = (100 * torch.randn(300, 64 * 16, generator=generator)).half().to(DEVICE)
+    grad = torch.full_like(x, 2e-4)
+    how = Addressing(1.0, 0.0, False)
+    _, kept = launch.read_blocks(x, memory, (64, 4, 4), how, keep=True)
+    found = launch.read_blocks_backward(grad, x, memory, kept, (64, 4, 4), how, (True, True))[1]
+    expected = ground_truth(x, memory, grad, (64, 4, 4), how)[2]
+    assert_close(found.cpu().double(), expected, rtol=2e-2, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="no CUDA device")
+def test_maps_beyond_two_to_the_31():
+    """Offsets are 64 bits wide: blocks at the end of a map of 2^31 numbers and more."""
+    how = Addressing(1.0, 1 / 16, False)
+    x = torch.zeros(2**15 + 1, 64, 32, 32, device="cuda", dtype=torch.bfloat16)
+    x[-1].normal_()
+    memory = torch.randn(16, 64, device="cuda", dtype=torch.bfloat16)
+    out, _ = launch.read_blocks(x, memory, (64, 1, 1), how)
+    alone, _ = launch.read_blocks(x[-1:].clone(), memory, (64, 1, 1), how)
+    assert torch.equal(out[-1:], alone)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
+def test_tensors_need_not_be_on_the_current_device():
+    x, memory = torch.randn(2, 8, 4, 4, device="cuda:1"), torch.randn(9, 8, device="cuda:1")
+    how = Addressing(1.0, 1 / 9, False)
+    out, _ = launch.read_blocks(x, memory, (8, 1, 1), how)
+    truth, _ = chunked.read_blocks(x, memory, (8, 1, 1), how)
+    assert_close(out, truth, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "precision"), [("highest", "tf32x3"), ("high", "tf32"), ("medium", "tf32")]
+)
+def test_float32_follows_the_setting_of_pytorch(setting, precision, monkeypatch):
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: setting)
+    assert tiles.precision_of(torch.float32) == precision
+    assert tiles.precision_of(torch.bfloat16) == "bf16"

@@ -1,0 +1,90 @@
+"""The PyTorch backend's promises: chunks change nothing, no more than a chunk is held, and what is
+kept for the backward is no more than the map."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from blockmem import blockwise_memory, chunked
+
+
+def gradients(x, memory, block, **settings):
+    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+    out = blockwise_memory(x, memory, block, **settings)
+    return out.detach(), *torch.autograd.grad(out, (x, memory), torch.ones_like(out))
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers of any tensor that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // 4)
+        return out
+
+
+@pytest.mark.parametrize("name", ["CHUNK_WEIGHTS", "CHUNK_NUMBERS"])
+@pytest.mark.parametrize("size", [1, 37, 500])
+@pytest.mark.parametrize("items", [11, 16])  # kept logits, and logits computed again
+@pytest.mark.parametrize("renormalize", [False, True])
+def test_the_chunk_changes_nothing(renormalize, items, size, name, monkeypatch):
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
+    x, memory = torch.randn(2, 6, 6, 4).double(), torch.randn(items, 12).double()
+    expected = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
+    monkeypatch.setattr(chunked, name, size)
+    found = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other)
+
+
+def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
+    """No tensor made on the way has more numbers than two chunks, the memory or the map."""
+    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 2048)
+    x = torch.randn(1, 8, 32, 32, requires_grad=True)
+    memory = torch.randn(300, 8, requires_grad=True)
+    with Largest() as largest:
+        blockwise_memory(x, memory, (8, 1, 1)).sum().backward()
+    assert largest.numbers == x.numel()  # 8192; all weights would be 307200
+
+
+def test_no_more_than_a_chunk_of_large_blocks_is_ever_held(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_NUMBERS", 8192)
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
+    x, memory = torch.randn(4, 16, 64, 64), torch.randn(5, 4096)
+    chunks = []
+    with Largest() as largest:
+        for _, rows, copies in chunked._chunks([x, x], memory, (16, 16, 16)):
+            chunks.append(rows.stop - rows.start)
+            assert copies.numel() == 2 * 8192
+    assert chunks == [2] * 32
+    assert largest.numbers <= x.numel()
+
+
+@pytest.mark.parametrize(
+    ("items", "logits"),
+    [(300, 0), (8, 8 * 1024)],  # N above D: one product more; N up to D: no more than the map
+)
+def test_what_the_backward_keeps(items, logits, monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 2048)
+    x = torch.randn(1, 8, 32, 32, requires_grad=True)
+    memory = torch.randn(items, 8, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        blockwise_memory(x, memory, (8, 1, 1))
+    assert sorted(t.numel() for t in saved) == sorted([logits, memory.numel(), x.numel()])
+    assert logits <= x.numel()
+
+
+def test_nothing_is_kept_where_no_gradient_is_wanted():
+    x, memory = torch.randn(1, 8, 4, 4), torch.randn(8, 8)
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            kept = torch.ops.blockmem.read_blocks(
+                x, memory, None, (8, 1, 1), 1.0, 0.125, False, "torch", False
+            )[1]
+            assert kept.numel() == 0
