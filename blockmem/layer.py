@@ -170,7 +170,7 @@ class BlockwiseMemory(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> "BlockwiseMemory":
         self._norms = None
-        super()._apply(*args, **kwargs)
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def _onednn_takes(a: Tensor, b: Tensor) -> bool:
         and a.device.type == "cpu"
         and dense
         and min(*a.shape, *b.shape) > 0
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and _has_onednn()
     )
 
@@ -51,7 +51,7 @@ def _onednn_takes(a: Tensor, b: Tensor) -> bool:
 @cache
 def _has_onednn() -> bool:
     return (
-        torch.backends.mkldnn.is_available()
+        bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

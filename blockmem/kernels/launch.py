@@ -3,7 +3,7 @@
 Same functions as the PyTorch backend in `blockmem.chunked`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from blockmem.kernels.maps import Blocks
 from blockmem.kernels.tiles import Tile, family_of, largest_small, precision_of, tile_for
 
 TABLE = 2**22  # numbers in a table of (blocks, items): 16 MB in float32
+LEAST_ROWS = 128  # of a table; chunks begin at multiples of it, where runs of blocks do too
 ALIGN = 16  # rows of tables start at multiples of this, to be read 16 bytes at a time
 PROCESSORS = 132  # of a GPU, where there is none to ask
 INTERPRETED = not isinstance(small.read_kernel, triton.JITFunction)
@@ -230,25 +231,20 @@ class Tables(NamedTuple):
     weights: Tensor
 
 
-def _chunks(call: Call, kept: Tensor) -> list[Tables]:
+def _chunks(call: Call, kept: Tensor) -> Iterator[Tables]:
     """The blocks in chunks, with their part of what was or is to be kept, or tables in its place."""
     count, width = call.blocks.count, call.width
-    step = max(128, TABLE // width // 128 * 128)
-    chunks = []
-    if kept.numel():
-        logits, inverses, item_inverses = kept.split([count * width, count, width])
-    else:
-        rows = min(step, count)
-        logits, inverses, item_inverses = map(call.new, (rows * width, rows, width))
-    weights = call.new(min(step, count), width, dtype=call.operand)
+    step = min(count, max(LEAST_ROWS, TABLE // width // LEAST_ROWS * LEAST_ROWS))
+    rows = count if kept.numel() else step
+    numbers = kept if kept.numel() else call.new(rows * width + rows + width)
+    logits, inverses, item_inverses = torch.split(numbers, [rows * width, rows, width])
+    weights = call.new(step, width, dtype=call.operand)
     for first in range(0, count, step):
-        rows = slice(first, min(first + step, count)) if kept.numel() else slice(0, step)
         blocks = min(step, count - first)
-        table = logits.view(-1, width)[rows][:blocks]
-        chunks.append(
-            Tables(first, blocks, table, inverses[rows][:blocks], item_inverses, weights[:blocks])
-        )
-    return chunks
+        start = first if kept.numel() else 0
+        here = slice(start, start + blocks)
+        table = logits.view(-1, width)[here]
+        yield Tables(first, blocks, table, inverses[here], item_inverses, weights[:blocks])
 
 
 def _products(call: Call, x: Tensor, tables: Tables, norms: bool) -> dict[str, Any]:
@@ -305,7 +301,7 @@ def _read_large(call: Call, out: Tensor, kept: Tensor) -> None:
 def _backward_large(
     call: Call, grad: Tensor, grad_x: Tensor, kept: Tensor, needs: tuple[bool, bool]
 ) -> Tensor | None:
-    chunks = _chunks(call, kept)
+    chunks = list(_chunks(call, kept))
     dtype = torch.float32 if len(chunks) > 1 else call.memory.dtype
     grad_memory = call.new(*call.memory.shape, dtype=dtype) if needs[1] else None
     for tables in chunks:

@@ -106,7 +106,8 @@ class Blocks:
 def _run(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     """How many neighbours along these axes, the last one fastest, are neighbours in the map; and
     what divides the place of the first of each such row."""
-    length, others = 1, []
+    length = 1
+    others: list[int] = []
     for size, stride in zip(reversed(sizes), reversed(strides), strict=True):
         if size > 1:
             if stride == length and not others:

@@ -64,7 +64,7 @@ def family_of(device: torch.device) -> str:
 
 
 # family: {kernel: {precision: {largest D: tile}}}, where kernels for large blocks have one tile
-TILES = {
+TILES: dict[str, dict[str, dict[str, Tile | dict[int, Tile]]]] = {
     "sm_80": {  # with the shared memory of sm_86 and sm_89, less than sm_80's
         "small read": {
             "bf16": {64: Tile(128, 64, 0, 8, 3), 128: Tile(128, 32, 0, 8, 2)},

@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 
 def test_the_battery_passes_in_the_interpreter():
     files = [TESTS / "test_battery.py", TESTS / "kernels" / "test_launch.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", *map(str, files)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(
         command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, check=False
