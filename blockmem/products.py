@@ -12,27 +12,41 @@ import torch
 from torch import Tensor
 
 SLAB = 2**21  # numbers in a temporary product: 8 MB in float32
+TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
 def times(a: Tensor, b: Tensor) -> Tensor:
     """`a @ b`, of `(R, K)` and `(K, C)`."""
-    if _onednn_takes(a, b):
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
-        return product
-    return torch.mm(a, b)
+    if not _onednn_takes(a, b):
+        return torch.mm(a, b)
+    if not b.is_contiguous() or len(b) <= TERMS:
+        return _onednn(a, b)
+    product = _onednn(a[:, :TERMS], b[:TERMS])
+    for start in range(TERMS, len(b), TERMS):
+        terms = slice(start, start + TERMS)
+        product += _onednn(a[:, terms], b[terms])
+    return product
 
 
 def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
     """In place, `total += a.T @ b`, of `(R, N)` and `(R, D)`."""
     if not _onednn_takes(a, b):
         total.addmm_(a.T, b)
-    elif a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
-        total.add_(times(b.T, a).T)
-    else:  # by slabs, as oneDNN adds to nothing and a product the size of `total` is much memory
-        step = max(1, SLAB // b.shape[1])
-        for start in range(0, a.shape[1], step):
-            rows = slice(start, start + step)
-            total[rows].add_(times(a[:, rows].T, b))
+        return
+    if a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
+        total.add_(_onednn(b.T, a).T)
+        return
+    step = max(1, SLAB // b.shape[1])  # by slabs of items, as a whole product is much memory
+    for start in range(0, len(a), TERMS):
+        terms = slice(start, start + TERMS)
+        for first in range(0, a.shape[1], step):
+            items = slice(first, first + step)
+            total[items].add_(_onednn(a[terms, items].T, b[terms]))
+
+
+def _onednn(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+    return product
 
 
 def _onednn_takes(a: Tensor, b: Tensor) -> bool:
