@@ -39,6 +39,8 @@ How it is measured:
   float64, at full size. If blockmem is off by more than twice what eager is off at the same
   dtype, it gets no number. Others are timed up to ten times, and listed below: compiled code
   may add up less carefully than eager, and to leave it out for that would flatter blockmem.
+- PyTorch multiplies float32 matrices by MKL. On some CPUs oneDNN, which it holds too and blockmem
+  uses, is faster; the machine's rate below is that of the faster.
 - A share of the roofline of 100 % would mean that the case took no longer than its matrix products
   and its bytes, each counted once, take at the rates measured on this machine.
 - `memae` computes what this library calls `renormalize=True`, which is a little more work.

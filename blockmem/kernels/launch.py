@@ -139,11 +139,12 @@ def read_blocks_backward(
     """Gradients of `read_blocks` for `x` and `memory`, as far as `needs` asks for each."""
     grad_x = torch.empty_like(x)
     call = Call.of(x, grad_x, memory, block_shape, how)
-    if not call.blocks.count:
-        return grad_x, torch.zeros_like(memory)
-    backward = _backward_small if call.small else _backward_large
-    with _on(x.device):
-        grad_memory = backward(call, grad, grad_x, kept, needs)
+    if call.blocks.count:
+        backward = _backward_small if call.small else _backward_large
+        with _on(x.device):
+            grad_memory = backward(call, grad, grad_x, kept, needs)
+    else:
+        grad_memory = torch.zeros_like(memory) if needs[1] else None
     if grad_memory is not None:
         grad_memory = call.blocks.restore(grad_memory).to(memory.dtype)
     return grad_x if needs[0] else None, grad_memory

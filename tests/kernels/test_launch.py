@@ -66,6 +66,18 @@ def test_logits_are_kept_in_float32_and_items_get_their_own_dtype():
     assert {out.dtype, *(grad.dtype for grad in grads)} == {torch.float16}
 
 
+@pytest.mark.parametrize("batch", [0, 2])
+@pytest.mark.parametrize("block", [(4, 1, 1), (4, 12, 12)])
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_what_is_not_needed_is_not_given(needs, block, batch):
+    x = torch.randn(batch, 4, 12, 12, device=DEVICE)
+    memory = torch.randn(9, math.prod(block), device=DEVICE)
+    how = Addressing(1.0, 1 / 9, False)
+    _, kept = launch.read_blocks(x, memory, block, how, keep=True)
+    grads = launch.read_blocks_backward(x, x, memory, kept, block, how, needs)
+    assert tuple(grad is not None for grad in grads) == needs
+
+
 def test_small_gradients_survive_float16():
     """Weights and gradients of logits are multiplied in float32: in float16 these would be 0."""
     generator = torch.Generator().manual_seed(0)
