@@ -94,7 +94,7 @@ def read_blocks_backward(
     """
     values, inverse = _values(memory), inverse_norms(memory)
     grad_x = torch.empty_like(x) if needs[0] else None
-    grad_memory = torch.zeros_like(values)
+    grad_memory = torch.zeros_like(values) if needs[1] else None
     along_items = torch.zeros_like(inverse)
     for index, rows, pair in _chunks([grad, x], memory, block_shape):
         inverse_queries = inverse_norms(pair[1]).unsqueeze(1)
@@ -108,14 +108,14 @@ def read_blocks_backward(
         grad_logits = weights_pair[1]
         along = grad_weights.copy_(grad_logits).mul_(logits)
         grad_logits.mul_(inverse / how.temperature)
-        if needs[1]:
+        if grad_memory is not None:
             along_items += along.sum(dim=0)
             add_products(grad_memory, weights_pair.flatten(0, 1), pair.flatten(0, 1))
         if grad_x is not None:
             grad_queries = times(grad_logits, values)
             grad_queries.addcmul_(queries, along.sum(dim=1, keepdim=True), value=-1)
             _put(grad_queries.mul_(inverse_queries), grad_x, index, block_shape)
-    if not needs[1]:
+    if grad_memory is None:
         return grad_x, None
     grad_memory.addcmul_(values, (along_items * inverse.square()).unsqueeze(1), value=-1)
     return grad_x, grad_memory.to(memory.dtype)

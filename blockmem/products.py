@@ -34,7 +34,9 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a.T, b)
         return
     if a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
-        total.add_(_onednn(b.T, a).T)
+        half = len(a) // 2
+        for terms in (slice(half), slice(half, None)):
+            total.add_(_onednn(b[terms].T, a[terms]).T)
         return
     step = max(1, SLAB // b.shape[1])  # by slabs of items, as a whole product is much memory
     for start in range(0, len(a), TERMS):
