@@ -8,7 +8,6 @@ python examples/daad_mvtec.py predict --run runs/daad+/bottle --pictures FOLDER
 
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from daad.data import list_categories, load_category
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import predict, write_summary
-from daad.options import config_options
+from daad.options import Device, Devices, Machines, config_options, run_app
 from daad.runs import Hardware, claim_folders, evaluate_run, run_category
 from daad.synthetic import make_dataset
 
@@ -38,7 +37,6 @@ app = typer.Typer(
 console = Console()
 
 Run = Annotated[Path, typer.Option(help="Folder of a trained run.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,8 +73,8 @@ def train(
         Path | None, typer.Option(help="A run folder for each category goes here; runs/VARIANT.")
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Devices on each machine, by DDP.")] = 1,
-    num_nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    devices: Devices = 1,
+    num_nodes: Machines = 1,
     resume: Annotated[bool, typer.Option(help="Go on with the runs that are in OUT.")] = False,
 ) -> None:
     """Train on ROOT/CATEGORY/train/good and evaluate on ROOT/CATEGORY/test."""
@@ -169,12 +167,8 @@ def _new_folder(path: Path) -> Path:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
-    try:
-        app(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """The script on `arguments`, as `run_app` says."""
+    run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,9 @@ class Config:
         "How often the encoder halves the map; fewer for MemAE at 8x, 4x, 2x (Figure 2).",
     )
     division: Division | str | None = _option(
-        None, NETWORK, "Blocks along height, width, channels; 8,8,1, or pixel for MemAE."
+        None,
+        NETWORK,
+        "Blocks along height, width, channels; 8,8,1 (video 16,16,1), or pixel for MemAE.",
     )
     num_items: int = _option(500, NETWORK, "N, the items of each memory.")
     temperature: float = _option(1.0, NETWORK, "Of the softmax; smaller is sparser.")
@@ -81,7 +83,10 @@ class Config:
     epochs: int = _option(1000, TRAINING, "Passes over the training pictures.")
     batch_size: int = _option(8, TRAINING, "Pictures a step, on each device.")
     lr: float | None = _option(
-        None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator."
+        None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator and for video."
+    )
+    flips: bool = _option(
+        True, TRAINING, "Mirror training pictures at random, left to right and upside down."
     )
     seed: int = _option(0, TRAINING, "Of weights, order and flips.")
     precision: str = _option("32", TRAINING, "32, or automatic mixed precision in bf16 or 16.")

@@ -90,14 +90,14 @@ def load_category(root: Path, name: str) -> Category:
     folder = root / name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such category; in {root}: {_listing(list_categories(root))}")
-    train = [Sample(path, GOOD, None) for path in _pictures(folder / "train" / GOOD)]
+    train = [Sample(path, GOOD, None) for path in list_pictures(folder / "train" / GOOD)]
     if not train:
         raise UserError(
             f"{folder / 'train' / GOOD}: no pictures; put the normal ones for training there "
-            f"({_suffixes()})"
+            f"({picture_suffixes()})"
         )
     defects = sorted(
-        _folders(folder / "test"), key=lambda defect: (defect != GOOD, _natural(defect))
+        list_folders(folder / "test"), key=lambda defect: (defect != GOOD, natural_order(defect))
     )
     test = [sample for defect in defects for sample in _test_samples(folder, defect)]
     _check_test(folder / "test", test)
@@ -117,7 +117,7 @@ class Pictures:
     ) -> None:
         self._paths = list(paths)
         self._size = image_size
-        self._workers = ThreadPoolExecutor(_cores())
+        self._workers = ThreadPoolExecutor(count_cores())
         self._store: Tensor | None = None
         self._device_tried = False
         if memory_limit is None:
@@ -147,7 +147,7 @@ class Pictures:
         rows = store.numpy()
 
         def fill(row: int) -> None:
-            rows[row] = _read(paths[row], self._rgb).transpose(2, 0, 1)
+            rows[row] = read_picture(paths[row], self._rgb).transpose(2, 0, 1)
 
         for _ in self._workers.map(fill, range(len(paths))):
             pass  # map gives back a worker's exception only when its turn is asked for
@@ -174,14 +174,14 @@ def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tens
     """
 
     def shrink(image: Image.Image) -> np.ndarray:
-        nonzero = Image.fromarray(_nonzero(image))
+        nonzero = Image.fromarray(nonzero_pixels(image))
         return np.asarray(nonzero.resize((image_size, image_size), Image.Resampling.NEAREST))
 
     masks = torch.zeros(len(samples), image_size, image_size, dtype=torch.bool)
     known = torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples])
     rows = [(row, sample.mask) for row, sample in enumerate(samples) if sample.mask is not None]
-    with ThreadPoolExecutor(_cores()) as workers:
-        read = workers.map(lambda item: _read(item[1], shrink), rows)
+    with ThreadPoolExecutor(count_cores()) as workers:
+        read = workers.map(lambda item: read_picture(item[1], shrink), rows)
         for (row, _), mask in zip(rows, read, strict=True):
             masks[row] = torch.tensor(mask)
     return masks, known.to(torch.bool)
@@ -193,15 +193,15 @@ def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tens
 def _categories(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds the categories")
-    names = [name for name in _folders(root) if (root / name / "train" / GOOD).is_dir()]
+    names = [name for name in list_folders(root) if (root / name / "train" / GOOD).is_dir()]
     known = [name for name in TABLE_ORDER if name in names]
-    return known + sorted(set(names) - set(known), key=_natural)
+    return known + sorted(set(names) - set(known), key=natural_order)
 
 
 def _test_samples(folder: Path, defect: str) -> list[Sample]:
-    masks = {path.stem: path for path in _pictures(folder / "ground_truth" / defect)}
+    masks = {path.stem: path for path in list_pictures(folder / "ground_truth" / defect)}
     samples = []
-    for path in _pictures(folder / "test" / defect):
+    for path in list_pictures(folder / "test" / defect):
         mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
         samples.append(Sample(path, defect, None if defect == GOOD else mask))
     return samples
@@ -217,16 +217,17 @@ def _check_test(folder: Path, test: list[Sample]) -> None:
         raise UserError(f"{folder}: only good pictures; put anomalous ones in a folder a defect")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
     """The pictures directly in `folder`, in natural order; none where there is no folder."""
     if not folder.is_dir():
         return []
     paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     visible = (path for path in paths if not path.name.startswith(".") and path.is_file())
-    return sorted(visible, key=lambda path: _natural(path.name))
+    return sorted(visible, key=lambda path: natural_order(path.name))
 
 
-def _folders(folder: Path) -> list[str]:
+def list_folders(folder: Path) -> list[str]:
+    """Names of the folders directly in `folder`, in no order; none where there is no folder."""
     if not folder.is_dir():
         return []
     return [
@@ -234,7 +235,7 @@ def _folders(folder: Path) -> list[str]:
     ]
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def natural_order(name: str) -> tuple[list[str | int], str]:
     """A sort key that puts 9 before 10; the name itself decides between 1 and 01."""
     parts = re.split(r"([0-9]+)", name)  # text and digits in turn, so that like meets like
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
@@ -244,14 +245,15 @@ def _listing(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _suffixes() -> str:
+def picture_suffixes() -> str:
+    """The kinds of file that count as pictures, in words."""
     return _listing(suffix.lstrip(".") for suffix in SUFFIXES)
 
 
 # Decoding
 
 
-def _read(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
+def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
     """`convert` of the picture, upright; UserError with its path where it cannot be read."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # others may have set it; half a picture is an anomaly
     try:
@@ -281,7 +283,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _nonzero(image: Image.Image) -> np.ndarray:
+def nonzero_pixels(image: Image.Image) -> np.ndarray:
     """Bool (h, w): any colour but black; fully transparent pixels count as black."""
     if image.mode == "P":
         image = image.convert("RGBA")
@@ -294,7 +296,8 @@ def _nonzero(image: Image.Image) -> np.ndarray:
 # The machine
 
 
-def _cores() -> int:
+def count_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -51,7 +51,7 @@ def evaluate(
         "epoch": checkpoint["epoch"],
         "scaling": scale.source,
         **_metrics(found),
-        **_oracle(history),
+        **oracle(history, "image_auroc"),
     }
     _write_scores(run / "scores.csv", found)
     write_json(run / "metrics.json", metrics)
@@ -86,14 +86,17 @@ def _areas(found: report.Findings, labels: Tensor, members: Tensor) -> dict[str,
     }
 
 
-def _oracle(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The best of the epochs that were scored during training: an upper bound, not a result."""
+def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The best of the epochs that were scored during training: an upper bound, not a result.
+
+    name: what a script calls the AUROC that the rows of `history` hold.
+    """
     scored = [entry for entry in history if entry["image_auroc"] is not None]
     if not scored:
         return {}
     best = max(scored, key=lambda entry: entry["image_auroc"])
     return {
-        "oracle_image_auroc": best["image_auroc"],
+        f"oracle_{name}": best["image_auroc"],
         "oracle_epoch": best["epoch"],
         "oracle_note": "the best epoch, chosen on the test set",
     }

@@ -1,13 +1,19 @@
-"""Every choice of `Config` as an option of a command, by its name, default and help."""
+"""What the scripts' command lines share: an option for every choice of `Config`, and the exit."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from daad.config import Config, parse_division
+from daad.errors import UserError
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+Devices = Annotated[int, typer.Option(help="Devices on each machine, by DDP.")]
+Machines = Annotated[int, typer.Option(help="Machines.")]
 
 
 def config_options(
@@ -51,3 +57,12 @@ def _parameter(field: dataclasses.Field[Any], default: Any) -> inspect.Parameter
         default=default,
         annotation=Annotated[kind, option],
     )
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None) -> None:
+    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
+    try:
+        app(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -54,7 +54,8 @@ def run_category(
     if resume:
         checkpoint_to_resume(run / NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
-        write_json(run / SETTINGS, _settings(config, category, hardware))
+        data = {"root": str(category.root.resolve()), "category": category.name}
+        write_settings(run, config, data, hardware)
     train(
         config,
         pictures,
@@ -76,22 +77,52 @@ def evaluate_run(
 
     `root` where its data has moved to; `choices` are fields of `Config` that matter at test only.
     """
-    settings = read_settings(run)["data"]
+    settings = read_settings(run, "category")["data"]
     category = load_category(root or Path(settings["root"]), settings["category"])
     return evaluate(run, category, pick_device(device), **choices)
 
 
-def read_settings(run: Path) -> dict[str, Any]:
-    """What config.json of a run says; UserError where there is no run."""
+def read_settings(run: Path, subject: str) -> dict[str, Any]:
+    """What config.json of a run says; UserError where there is no run.
+
+    subject: what a script's runs are about beside the root of their data, "category" or "labels".
+    UserError too where the run is of another script.
+    """
     path = run / SETTINGS
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        settings["data"]["root"], settings["data"]["category"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        known = settings["data"].keys() >= {"root"}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        known = False
+    if not known:
         raise UserError(
             f"{run}: not the folder of a run: no readable {SETTINGS} in it; give one that train made"
-        ) from error
+        )
+    if subject not in settings["data"]:
+        raise UserError(
+            f"{run}: a run of another script: its {SETTINGS} names no {subject}; "
+            f"use the script that trained it"
+        )
     return settings
+
+
+def write_settings(run: Path, config: Config, data: dict[str, str], hardware: Hardware) -> None:
+    """Write config.json: all that the run `run` was asked for, and by what versions.
+
+    data: where its data is, and what `read_settings` is to find.
+    """
+    content = {
+        "config": config.to_dict(),
+        "data": data,
+        "hardware": dataclasses.asdict(hardware),
+        "command": sys.argv,
+        "versions": {
+            "blockmem": blockmem.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    write_json(run / SETTINGS, content)
 
 
 def split_normals(category: Category, share: float) -> tuple[list[Any], list[Any]]:
@@ -114,20 +145,6 @@ def claim_folders(runs: Sequence[Path], *, resume: bool) -> None:
     for run in runs:
         if run.exists() and not resume:
             raise UserError(f"{run} exists; add --resume to go on with it, or choose another --out")
-
-
-def _settings(config: Config, category: Category, hardware: Hardware) -> dict[str, Any]:
-    return {
-        "config": config.to_dict(),
-        "data": {"root": str(category.root.resolve()), "category": category.name},
-        "hardware": dataclasses.asdict(hardware),
-        "command": sys.argv,
-        "versions": {
-            "blockmem": blockmem.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
 
 
 def _scorer(config: Config, category: Category, pictures: Pictures) -> Scorer:

@@ -156,6 +156,11 @@ def _range(values: Tensor) -> Range:
     return values.min().item(), values.max().item()
 
 
+def min_max(values: Tensor) -> Tensor:
+    """Values (n,) scaled linearly to [0, 1]; zeros where they are all one."""
+    return _scaled(values, _range(values))
+
+
 def _scaled(values: Tensor, limits: Range) -> Tensor:
     """`limits` to [0, 1], what lies outside beyond it; zeros where the range has no width."""
     low, high = limits

@@ -1,4 +1,4 @@
-"""Training of one DAAD run: Eq. 3 on flipped pictures, with checkpoints that continue exactly."""
+"""Training of one DAAD run: Eq. 3 on pictures, flipped at random, with checkpoints that continue exactly."""
 
 import math
 import time
@@ -136,7 +136,8 @@ class Trainer:
         seen = 0
         for indices in batches:
             x = pictures.batch(indices, self.fabric.device)
-            x = flip(x, flips[seen : seen + len(indices)])
+            if self.config.flips:
+                x = flip(x, flips[seen : seen + len(indices)])
             losses = self._step(x.contiguous(memory_format=MEMORY_FORMAT))
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + len(indices) * loss

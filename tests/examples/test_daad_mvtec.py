@@ -226,6 +226,12 @@ def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
     refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    settings = tmp_path / "config.json"
+    for content in ("{", "[]", '{"data": "root"}', '{"data": {}}'):
+        settings.write_text(content)
+        refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    settings.write_text('{"data": {"root": "ped2", "labels": "ped2/frame_labels.npz"}}')
+    refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "a run of another script")
 
 
 SCRIPT = Path(daad_mvtec.__file__)

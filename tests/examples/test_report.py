@@ -12,7 +12,8 @@ from torch import Tensor
 
 from daad.config import Config
 from daad.data import Sample
-from daad.report import DPI, MAX_ROWS, Findings, draw_figures, pick_rows, write_report
+from daad.plotting import DPI
+from daad.report import MAX_ROWS, Findings, draw_figures, pick_rows, write_report
 from daad.scoring import Raw
 
 METRICS: dict[str, Any] = {

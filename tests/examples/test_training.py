@@ -208,6 +208,22 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert load_checkpoint(tmp_path / NAME)["epoch"] == 1
 
 
+@pytest.mark.parametrize("flips", [True, False])
+def test_pictures_are_mirrored_unless_that_is_switched_off(
+    flips: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+    step = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", lambda self, x: seen.append(x.clone()) or step(self, x))
+    pictures = FakePictures(8)
+    train(config(flips=flips), pictures, tmp_path, device="cpu")
+    known = {values.numpy().tobytes() for values in pictures.values}
+    shown = [values.contiguous().numpy().tobytes() for values in torch.cat(seen)]
+    as_they_are = [values in known for values in shown]
+    assert len(shown) == 16  # two epochs
+    assert not all(as_they_are) if flips else all(as_they_are)
+
+
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pictures"):
         train(config(), FakePictures(0), tmp_path, device="cpu")
