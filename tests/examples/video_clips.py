@@ -7,8 +7,8 @@ from PIL import Image
 
 
 def save_frame(path: Path, position: int = 0, size: int = 32, side: int = 6) -> Path:
-    """A gray frame with a bright square at `position`."""
-    pixels = np.full((size, size), 60, dtype=np.uint8)
+    """A gray frame with a bright square at `position`, the lighter the further on that is."""
+    pixels = np.full((size, size), 60 + 5 * position, dtype=np.uint8)
     start = 2 + position % (size - side - 2)
     pixels[start : start + side, start : start + side] = 200
     path.parent.mkdir(parents=True, exist_ok=True)
