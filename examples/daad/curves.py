@@ -47,5 +47,7 @@ def score_curve(clip: str, curves: dict[str, Tensor], labels: Tensor) -> Figure:
     axes.set_title(f"clip {clip}", fontsize=10, color=INK, loc="left", parse_math=False)
     axes.set_xlabel("frame", fontsize=9, color=INK)
     axes.set_ylabel("anomaly score", fontsize=9, color=INK)
-    figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside right upper")
+    figure.legend(
+        frameon=False, fontsize=8, labelcolor=INK, loc="outside upper right", ncols=len(curves) + 1
+    )
     return figure

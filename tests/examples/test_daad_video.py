@@ -201,6 +201,22 @@ def test_evaluate_with_data_that_moved_and_another_weight(
         assert new["fused_clip"] in ("", new["score_clip"])
 
 
+def test_labels_from_elsewhere_are_remembered(data: Path, tmp_path: Path) -> None:
+    labels = [label for part in LABELS.values() for label in part]
+    root = shutil.copytree(data, tmp_path / "toy")
+    for name in ("2", "10", "11"):  # MNAD's one array takes clips in the order of their text
+        (root / "testing" / "frames" / name).rename(root / "testing" / "frames" / f"{name:0>2}")
+    np.save(tmp_path / "labels.npy", np.array([labels]))
+    np.savez(root / "frame_labels.npz", **{"02": [1] * 5, "10": [0] * 4, "11": [0] * 3})
+    done = script("train", "--root", root, "--labels", "labels.npy", *TINY, cwd=tmp_path)
+    assert done[0] == 0, done[2]
+    run = tmp_path / "runs" / "daad" / "toy"
+    (run / "scores.csv").unlink()
+    done = script("evaluate", "--run", run, "--device", "cpu", cwd=tmp_path)
+    assert done[0] == 0, done[2]
+    assert [int(row["label"]) for row in table(run / "scores.csv")] == labels
+
+
 def test_resume_goes_on_as_if_unbroken(data: Path, tmp_path: Path) -> None:
     common = ["train", "--root", data, *TINY]
     for out, epochs in (("whole", 2), ("broken", 1)):
