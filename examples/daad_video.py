@@ -90,7 +90,7 @@ def _show(metrics: dict[str, Any], run: Path) -> None:
     for heading in ("frames", "abnormal", "AUROC"):
         table.add_column(heading, justify="right")
     for name, clip in metrics["clips"].items():
-        counts = (str(clip["frames"]), str(clip["abnormal"]))
+        counts = [str(clip[name]) for name in ("frames", "abnormal")]
         table.add_row(name, *counts, _auroc(clip["frame_auroc"]))
     table.add_section()
     counts = [str(metrics["counts"][name]) for name in ("frames", "abnormal")]
