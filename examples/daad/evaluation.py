@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from daad import report
+from daad import batches, report
 from daad.checkpoint import NAME, load_models, save_checkpoint
 from daad.data import SUFFIXES, TABLE_ORDER, Category, Pictures, load_masks
 from daad.errors import UserError
@@ -23,7 +23,7 @@ def evaluate(
     run: Path,
     category: Category,
     device: torch.device,
-    pictures: Pictures | None = None,
+    pictures: batches.Pictures | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """Score the test set of `category` with the checkpoint in `run`, and write what was found.
@@ -37,7 +37,7 @@ def evaluate(
     config, generator, discriminator, checkpoint = load_models(run, device)
     config = dataclasses.replace(config, **choices).resolve()
     stored = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
-    pictures = pictures or Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = pictures or category.pictures(category.test, config.image_size)
     raw = score_pictures(generator, discriminator, pictures, config, device)
     scale = stored or Scale.of(raw, "test")
     scores = fuse(raw, scale, config.gamma)
@@ -116,7 +116,7 @@ def _score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, f
     return list(zip(parts, alignment, scores.tolist(), strict=True))
 
 
-def fit_scale(run: Path, pictures: Pictures, source: str, device: torch.device) -> Scale:
+def fit_scale(run: Path, pictures: batches.Pictures, source: str, device: torch.device) -> Scale:
     """Store the ranges of R and L over normal `pictures` in the checkpoint of `run`.
 
     source: "held-out" or "train", where the pictures come from.

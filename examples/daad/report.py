@@ -15,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
+from daad.batches import Pictures
 from daad.config import Config
-from daad.data import GOOD, Pictures, Sample
+from daad.data import GOOD, Sample
 from daad.files import write_atomically, write_text
 from daad.progress import LOSSES
 from daad.scoring import Raw, image_auroc, to_unit_interval

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 import blockmem
+from daad.batches import Pictures
 from daad.checkpoint import NAME, checkpoint_to_resume
 from daad.config import Config
-from daad.data import Category, Pictures, load_category, load_masks
+from daad.data import Category, load_category, load_masks
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import evaluate, fit_scale
@@ -47,8 +48,8 @@ def run_category(
     if is_first_process():
         claim_folders([run], resume=resume)
     learned, held_out = split_normals(category, config.held_out)
-    pictures = Pictures([sample.path for sample in learned], config.image_size)
-    tested = Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = category.pictures(learned, config.image_size)
+    tested = category.pictures(category.test, config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
     resume = resume and (run / NAME).exists()
     if resume:
@@ -64,7 +65,7 @@ def run_category(
         scorer=_scorer(config, category, tested) if config.evaluate_every else None,
     )
     if held_out:
-        pictures = Pictures([sample.path for sample in held_out], config.image_size)
+        pictures = category.pictures(held_out, config.image_size)
     fit_scale(run, pictures, "held-out" if held_out else "train", device)
     return evaluate(run, category, device, tested)
 
@@ -119,7 +120,7 @@ def claim_folders(runs: Sequence[Path], *, resume: bool) -> None:
 def _settings(config: Config, category: Category, hardware: Hardware) -> dict[str, Any]:
     return {
         "config": config.to_dict(),
-        "data": {"root": str(category.root.resolve()), "category": category.name},
+        "data": category.source,
         "hardware": dataclasses.asdict(hardware),
         "command": sys.argv,
         "versions": {
