@@ -18,6 +18,8 @@ from daad.errors import UserError
 from daad.files import write_atomically, write_csv, write_json
 from daad.scoring import Raw, Scale, fuse, image_auroc, pixel_auroc, score_pictures
 
+METRICS = "metrics.json"
+
 
 def evaluate(
     run: Path,
@@ -54,7 +56,7 @@ def evaluate(
         **_oracle(history),
     }
     _write_scores(run / "scores.csv", found)
-    write_json(run / "metrics.json", metrics)
+    write_json(run / METRICS, metrics)
     report.draw_figures(run / "figures", found, history)
     report.write_report(run, metrics, config)
     return metrics
