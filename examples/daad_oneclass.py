@@ -148,31 +148,28 @@ def _train_classes(
 
 
 def _show(results: Mapping[str, Mapping[str, Any]], config: Config, data: LabelledSet) -> None:
-    blocks = ""
-    if any(config.has_memory(level) for level in range(1, config.levels + 1)):
-        r = (
-            config.division
-            if isinstance(config.division, str)
-            else "{},{},{}".format(*config.division)
-        )
-        blocks = f", blocks {r}, N {config.num_items}"
-    table = Table(
-        title=f"{config.variant} on {data.name}, width {config.width}{blocks}",
-        caption=_paper(data.name),
-    )
+    table = Table(title=_title(config, data.name), caption=_paper(data.name))
     table.add_column("normal class")
     for heading in ("good", "anomalous", "epoch", "image AUROC"):
         table.add_column(heading, justify="right")
     table.add_column("lowest against")
     for name, metrics in results.items():
-        counts = [*metrics["counts"].values()][:2]
         areas = {other: m["image_auroc"] for other, m in metrics["defects"].items()}
         lowest = min(areas, key=areas.__getitem__)
-        numbers = (*map(str, counts), str(metrics["epoch"]), f"{metrics['image_auroc']:.3f}")
-        table.add_row(name, *numbers, f"{lowest} ({areas[lowest]:.3f})")
+        counts = (metrics["counts"]["good"], metrics["counts"]["anomalous"], metrics["epoch"])
+        area = f"{metrics['image_auroc']:.3f}"
+        table.add_row(name, *map(str, counts), area, f"{lowest} ({areas[lowest]:.3f})")
     table.add_section()
     table.add_row(f"mean of {len(results)}", "", "", "", f"{mean_auroc(results):.3f}", "")
     console.print(table)
+
+
+def _title(config: Config, dataset: str) -> str:
+    title = f"{config.variant} on {dataset}, width {config.width}"
+    if not any(config.has_memory(level) for level in range(1, config.levels + 1)):
+        return title
+    division = str(config.division).strip("()").replace(" ", "")
+    return f"{title}, division {division}, N {config.num_items}"
 
 
 def _paper(dataset: str) -> str:

@@ -150,6 +150,7 @@ def test_the_table_is_of_what_was_scored(trained):
     assert float(rows[2]["image_auroc"]) == pytest.approx(sum(areas) / 2, abs=1e-5)
     assert "mean of 2" in printed
     assert "0.990" in printed  # the paper's
+    assert "daad on mnist, width 2, division 1,1,1, N 16" in printed
 
 
 def test_a_run_of_a_class_is_a_run_like_any_other(trained):
@@ -182,6 +183,7 @@ def test_cifar10_by_name_and_with_choices(tmp_path, monkeypatch):
     choices = ("--variant", "memae", "--num-items", 7, "--flips", "horizontal")
     done = train(*common, "--out", out, *choices, *TINY.split())
     assert done.returncode == 0, done.stderr
+    assert "division pixel, N 7" in done.stdout
     config = settings(out / "cat")["config"]
     assert (config["flips"], config["division"]) == ("horizontal", "pixel")
     assert config["num_items"] == 7
