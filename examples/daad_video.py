@@ -18,18 +18,25 @@ from rich.table import Table
 
 from daad.config import Config
 from daad.devices import is_first_process
-from daad.options import Device, Devices, Machines, config_options, run_app
+from daad.options import (
+    BatchNorm,
+    Device,
+    Devices,
+    Gamma,
+    Machines,
+    Moved,
+    Run,
+    auroc_text,
+    config_options,
+    given,
+    make_app,
+    run_app,
+)
 from daad.runs import Hardware
 from daad.video import load_video
 from daad.video_runs import VIDEO, evaluate_video_run, resolve, run_video
 
-app = typer.Typer(
-    help=__doc__.splitlines()[0],
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+app = make_app(__doc__, no_args_is_help=True)
 console = Console()
 
 Labels = Annotated[
@@ -68,19 +75,16 @@ def train(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Option(help="Folder of a trained run.")],
-    root: Annotated[
-        Path | None, typer.Option(help="Where the video is now, if it is not where it was.")
-    ] = None,
+    run: Run,
+    root: Moved = None,
     labels: Labels = None,
-    gamma: Annotated[float | None, typer.Option(help="As in training if not given.")] = None,
-    batch_norm: Annotated[str | None, typer.Option(help="As in training if not given.")] = None,
+    gamma: Gamma = None,
+    batch_norm: BatchNorm = None,
     device: Device = "auto",
 ) -> None:
     """Score the test clips with a trained run again; writes scores, metrics and curves anew."""
-    choices = {"gamma": gamma, "batch_norm": batch_norm}
-    given = {name: value for name, value in choices.items() if value is not None}
-    _show(evaluate_video_run(run, device, root, labels, **given), run)
+    choices = given(gamma=gamma, batch_norm=batch_norm)
+    _show(evaluate_video_run(run, device, root, labels, **choices), run)
 
 
 def _show(metrics: dict[str, Any], run: Path) -> None:
@@ -91,21 +95,17 @@ def _show(metrics: dict[str, Any], run: Path) -> None:
         table.add_column(heading, justify="right")
     for name, clip in metrics["clips"].items():
         counts = [str(clip[name]) for name in ("frames", "abnormal")]
-        table.add_row(name, *counts, _auroc(clip["frame_auroc"]))
+        table.add_row(name, *counts, auroc_text(clip["frame_auroc"]))
     table.add_section()
     counts = [str(metrics["counts"][name]) for name in ("frames", "abnormal")]
     for kind, what in (("frame_auroc", "PSNR"), ("fused_frame_auroc", "PSNR and L")):
         for over, words in (("clip", "each clip"), ("global", "all clips")):
             if kind in metrics:
-                table.add_row(f"all, {what} over {words}", *counts, _auroc(metrics[kind][over]))
+                table.add_row(f"all, {what} over {words}", *counts, auroc_text(metrics[kind][over]))
     console.print(table)
     console.print(
         f"Curves: {run / 'figures' / 'curves'}    Scores: {run / 'scores.csv'}", soft_wrap=True
     )
-
-
-def _auroc(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

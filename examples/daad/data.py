@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from daad import batches
+from daad.batches import StoredPictures, to_floats
 from daad.errors import UserError
 
 GOOD = "good"
@@ -31,7 +33,6 @@ TABLE_ORDER = (
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
 HOST_SHARE = 0.5  # of the memory that is available, for decoded pictures
-DEVICE_SHARE = 0.25  # of a GPU's free memory: the network's activations are still to come
 
 Read = TypeVar("Read")
 
@@ -63,10 +64,21 @@ class Category:
     train: list[Sample]
     test: list[Sample]
 
+    kind: ClassVar[str] = "defect"  # what the names of its anomalous pictures' folders are names of
+
     @property
     def root(self) -> Path:
         """The folder that holds the category's."""
         return self.train[0].path.parents[3]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What a run writes down to find the category again."""
+        return {"root": str(self.root.resolve()), "category": self.name}
+
+    def pictures(self, samples: Sequence[Sample], image_size: int) -> batches.Pictures:
+        """The pictures of some of the category's samples, `image_size` squared."""
+        return Pictures([sample.path for sample in samples], image_size)
 
 
 def list_categories(root: Path) -> list[str]:
@@ -118,28 +130,21 @@ class Pictures:
         self._paths = list(paths)
         self._size = image_size
         self._workers = ThreadPoolExecutor(count_cores())
-        self._store: Tensor | None = None
-        self._device_tried = False
+        self._store: StoredPictures | None = None
         if memory_limit is None:
             memory_limit = int(HOST_SHARE * _available_memory())
         if len(self._paths) * 3 * image_size**2 <= memory_limit:
-            self._store = self._decode(self._paths)
+            self._store = StoredPictures(self._decode(self._paths))
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
         """Pictures `indices` (b,) as float32 (b, 3, S, S) in [-1, 1] on `device`."""
-        device = torch.device(device)
-        if self._store is None:
-            pixels = self._decode([self._paths[index] for index in indices.tolist()])
-        else:
-            self._store = self._move(self._store, device)
-            pixels = self._store[indices.to(self._store.device, non_blocking=True)]
-        if device.type == "cuda" and pixels.device.type == "cpu":
-            pixels = pixels.pin_memory()
-        # bytes travel, floats are made on the device: a quarter of the traffic
-        return pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+        if self._store is not None:
+            return self._store.batch(indices, device)
+        pixels = self._decode([self._paths[index] for index in indices.tolist()])
+        return to_floats(pixels, torch.device(device))
 
     def _decode(self, paths: Sequence[Path]) -> Tensor:
         """(n, 3, S, S) uint8; each worker fills its own rows, so that nothing is held twice."""
@@ -156,14 +161,6 @@ class Pictures:
     def _rgb(self, image: Image.Image) -> np.ndarray:
         square = (self._size, self._size)
         return np.asarray(_to_rgb(image).resize(square, Image.Resampling.BICUBIC))
-
-    def _move(self, store: Tensor, device: torch.device) -> Tensor:
-        """`store` on the GPU, the first time that one is asked for and if there is room."""
-        if device.type != "cuda" or self._device_tried:
-            return store
-        self._device_tried = True
-        free, _ = torch.cuda.mem_get_info(device)
-        return store.to(device) if store.nbytes <= DEVICE_SHARE * free else store
 
 
 def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
+from daad.batches import Pictures
 from daad.config import Config
-from daad.data import GOOD, Pictures, Sample
+from daad.data import GOOD, Sample
 from daad.files import write_text
 from daad.plotting import BLUE, INK, ORANGE, PALE, calm, save_figure
 from daad.progress import LOSSES
@@ -236,7 +237,7 @@ p {{ margin: 4px 0 0; color: #5d6873; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 6px 12px 6px 0; text-align: left; border-bottom: 1px solid #e1e5e9; }}
 th {{ font-weight: 600; }}
-.defects th + th, .defects td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
+.kinds th + th, .kinds td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
 .settings {{ columns: 2; column-gap: 40px; margin: 0; }}
 .settings div {{ display: flex; justify-content: space-between; gap: 16px; padding: 4px 0;
   border-bottom: 1px solid #e1e5e9; break-inside: avoid; font-size: 14px; }}
@@ -266,18 +267,21 @@ SCALED_OVER = {
 def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
     """Write report.html into `run`: its metrics and settings, and the figures there are."""
     counts = metrics["counts"]
+    marked = f"; the defect is marked in {counts['masks']} of them" if counts["masks"] else ""
     subtitle = (
         f"Epoch {metrics['epoch']}. Tested on {counts['good']} good and {counts['anomalous']} "
-        f"anomalous pictures; the defect is marked in {counts['masks']} of them. "
+        f"anomalous pictures{marked}. "
         f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
     )
-    areas = [("image AUROC", metrics["image_auroc"]), ("pixel AUROC", metrics["pixel_auroc"])]
+    areas = [("image AUROC", metrics["image_auroc"])]
+    if counts["masks"]:
+        areas.append(("pixel AUROC", metrics["pixel_auroc"]))
     if "oracle_image_auroc" in metrics:
         best = metrics["oracle_epoch"]
         name = f"oracle: image AUROC of epoch {best}, the best one, chosen on the test set"
         areas.append((name, metrics["oracle_image_auroc"]))
     sections = [
-        _section("Defects", _defect_table(metrics["defects"])),
+        _section(f"By {metrics['kind']}", _kind_table(metrics)),
         _section("Scores", _images(run, ("scores.png", "roc.png"))),
         _section("Reconstructions", _images(run, ("reconstructions.png",))),
         _section("Training", _images(run, ("history.png",))),
@@ -303,14 +307,16 @@ def _number(value: float | None) -> str:
     return "&ndash;" if value is None else f"{value:.3f}"
 
 
-def _defect_table(defects: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{entry['count']}</td>"
-        f"<td>{_number(entry['image_auroc'])}</td><td>{_number(entry['pixel_auroc'])}</td></tr>"
-        for name, entry in defects.items()
-    )
-    head = "<tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>pixel AUROC</th></tr>"
-    return f'<table class="defects">\n{head}\n{rows}\n</table>'
+def _kind_table(metrics: Mapping[str, Any]) -> str:
+    """A row for each defect, or other class; by pixel only where there are masks to judge by."""
+    areas = ["image AUROC", "pixel AUROC"] if metrics["counts"]["masks"] else ["image AUROC"]
+    head = "".join(f"<th>{name}</th>" for name in (metrics["kind"], "pictures", *areas))
+    rows = [f"<tr>{head}</tr>"]
+    for name, entry in metrics["defects"].items():
+        values = (_number(entry[area.replace(" AUROC", "_auroc")]) for area in areas)
+        cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), entry["count"], *values))
+        rows.append(f"<tr>{cells}</tr>")
+    return '<table class="kinds">\n' + "\n".join(rows) + "\n</table>"
 
 
 def _settings(config: Config) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 import blockmem
-from daad.checkpoint import NAME, checkpoint_to_resume
+from daad.batches import Pictures
+from daad.checkpoint import NAME, checkpoint_to_resume, settings_that_differ
 from daad.config import Config
-from daad.data import Category, Pictures, load_category, load_masks
+from daad.data import Category, load_category, load_masks
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
-from daad.evaluation import evaluate, fit_scale
+from daad.evaluation import METRICS, evaluate, fit_scale
 from daad.files import write_json
 from daad.model import Discriminator, Generator
 from daad.scoring import Scale, fuse, image_auroc, score_pictures
@@ -47,15 +48,14 @@ def run_category(
     if is_first_process():
         claim_folders([run], resume=resume)
     learned, held_out = split_normals(category, config.held_out)
-    pictures = Pictures([sample.path for sample in learned], config.image_size)
-    tested = Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = category.pictures(learned, config.image_size)
+    tested = category.pictures(category.test, config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
     resume = resume and (run / NAME).exists()
     if resume:
         checkpoint_to_resume(run / NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
-        data = {"root": str(category.root.resolve()), "category": category.name}
-        write_settings(run, config, data, hardware)
+        write_settings(run, config, category.source, hardware)
     train(
         config,
         pictures,
@@ -65,9 +65,26 @@ def run_category(
         scorer=_scorer(config, category, tested) if config.evaluate_every else None,
     )
     if held_out:
-        pictures = Pictures([sample.path for sample in held_out], config.image_size)
+        pictures = category.pictures(held_out, config.image_size)
     fit_scale(run, pictures, "held-out" if held_out else "train", device)
     return evaluate(run, category, device, tested)
+
+
+def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
+    """The metrics in `run` where it came to its end with the settings `config` (resolved).
+
+    subject: see `read_settings`. None as well where it was evaluated with other choices since.
+    """
+    try:
+        metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
+        differ = settings_that_differ(read_settings(run, subject)["config"], config)
+        whole = metrics["epoch"] >= config.epochs and (
+            (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
+            == (config.gamma, config.batch_norm, config.scaling == "test")
+        )
+    except (OSError, KeyError, ValueError, UserError):
+        return None
+    return metrics if whole and not differ else None
 
 
 def evaluate_run(
@@ -85,7 +102,8 @@ def evaluate_run(
 def read_settings(run: Path, subject: str) -> dict[str, Any]:
     """What config.json of a run says; UserError where there is no run.
 
-    subject: what a script's runs are about beside the root of their data, "category" or "labels".
+    subject: what a script's runs are about beside the root of their data: "category" of
+    photographs, "class" of a labelled set or "labels" of a video.
     UserError too where the run is of another script.
     """
     path = run / SETTINGS

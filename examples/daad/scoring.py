@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.functional.classification import binary_auroc
 
+from daad.batches import Pictures
 from daad.config import Config
-from daad.data import Pictures
 from daad.errors import UserError
 from daad.losses import distances
 

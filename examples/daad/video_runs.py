@@ -13,7 +13,7 @@ from daad.config import Config
 from daad.curves import score_curve
 from daad.data import Pictures
 from daad.devices import is_first_process, pick_device
-from daad.evaluation import oracle
+from daad.evaluation import METRICS, oracle
 from daad.files import write_csv, write_json
 from daad.frame_scores import FrameScores, frame_auroc, score_frames
 from daad.model import Discriminator, Generator
@@ -28,7 +28,7 @@ from daad.video import Video, all_frames, load_video
 # flips of Section 4.1 are not named there, and the setting that it follows (MNAD) has none. The
 # last entry is ours: an epoch is long.
 VIDEO = {
-    **{"num_items": 2000, "epochs": 60, "batch_size": 4, "lr": 2e-4, "flips": False},
+    **{"num_items": 2000, "epochs": 60, "batch_size": 4, "lr": 2e-4, "flips": "none"},
     "checkpoint_every": 5,
 }
 DIVISION = (16, 16, 1)
@@ -112,7 +112,7 @@ def evaluate_video(
         **oracle(history, "frame_auroc"),
     }
     write_csv(run / "scores.csv", COLUMNS, _rows(video, found))
-    write_json(run / "metrics.json", metrics)
+    write_json(run / METRICS, metrics)
     _draw_curves(run / "figures" / "curves", video, found)
     if history:
         draw_history(run / "figures" / "history.png", history)

@@ -1,11 +1,7 @@
 """The video script from outside: what it writes, what it prints, and how it refuses."""
 
-import contextlib
-import csv
-import io
 import json
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts import Done, call, refused, table
 from video_clips import make_masks, make_video
 
 import daad_video
@@ -32,28 +29,8 @@ LENGTHS = {"2": 5, "10": 4, "11": 3}
 LABELS = {"2": [0, 0, 1, 1, 0], "10": [0] * 4, "11": [1] * 3}
 
 
-def script(*arguments: Any, cwd: Path) -> tuple[int, str, str]:
-    """The exit code of a call of the script, and what it printed."""
-    printed, complained = io.StringIO(), io.StringIO()
-    before = Path.cwd()
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
-            daad_video.run([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return end.code, printed.getvalue(), complained.getvalue()
-    finally:
-        os.chdir(before)
-    raise AssertionError("the script ended without an exit code")
-
-
-def refused(done: tuple[int, str, str], *texts: str) -> None:
-    code, _, complained = done
-    assert code == 2
-    (line,) = complained.splitlines()
-    assert line.startswith("error: ")
-    for text in texts:
-        assert text in line
+def script(*arguments: Any, cwd: Path) -> Done:
+    return call(daad_video.run, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +54,6 @@ def trained(
     return folder / "runs" / request.param / "toy", printed
 
 
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def frame_names() -> list[tuple[str, str]]:
     return [(clip, f"{frame}.png") for clip, length in LENGTHS.items() for frame in range(length)]
 
@@ -98,7 +70,7 @@ def test_a_run_folder_holds_what_it_should(trained: tuple[Path, str], data: Path
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
     settings = json.loads((run / "config.json").read_text())
     assert settings["data"] == {"root": str(data), "labels": str(data / "frame_labels.npz")}
-    assert settings["config"]["flips"] is False
+    assert settings["config"]["flips"] == "none"
     assert settings["config"]["batch_size"] == 4
 
     rows = table(run / "scores.csv")
@@ -241,14 +213,14 @@ def test_the_defaults_are_the_papers(monkeypatch: pytest.MonkeyPatch, data: Path
         script("train", "--root", data, "--variant", variant, cwd=data)
     for config in seen:
         assert (config.image_size, config.num_items, config.batch_size) == (256, 2000, 4)
-        assert (config.epochs, config.lr, config.flips) == (60, 2e-4, False)
+        assert (config.epochs, config.lr, config.flips) == (60, 2e-4, "none")
     assert [config.division for config in seen] == [(16, 16, 1), (16, 16, 1), "pixel"]
     assert [seen[0].block_shape(level) for level in (1, 4)] == [(64, 8, 8), (512, 1, 1)]
     assert resolve(Config(division=(8, 8, 1))).division == (8, 8, 1)
 
 
 def test_refusals_before_anything_is_written(data: Path, tmp_path: Path) -> None:
-    def train(*arguments: Any, root: Path = data) -> tuple[int, str, str]:
+    def train(*arguments: Any, root: Path = data) -> Done:
         return script("train", "--root", root, *TINY, *arguments, cwd=tmp_path)
 
     refused(train(root=tmp_path / "none"), "no clips")
@@ -271,4 +243,4 @@ def test_a_run_of_photographs_is_refused(tmp_path: Path) -> None:
 def test_the_script_itself_refuses_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, daad_video.__file__, "train", "--root", "none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    refused((done.returncode, done.stdout, done.stderr), "none")
+    refused(Done(done.returncode, done.stdout, done.stderr), "none")

@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
+from stand_ins import Halve, MeanFeature, TensorPictures
+from torch import nn
 
 from daad.config import Config
 from daad.frame_scores import HIGHEST_PSNR, combine, frame_auroc, psnr, scaled, score_frames
@@ -87,34 +88,11 @@ def test_equation_7_on_frames_by_hand() -> None:
 # From networks
 
 
-class FakeFrames:
-    """Frames that are already tensors."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
-        return self.x[indices].to(device)
-
-
-class Halve(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 2
-
-
-class MeanFeature(nn.Module):
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.flatten(1).sum(1), x.mean(dim=(2, 3))
-
-
 @pytest.mark.parametrize("distance", ["squared", "l2"])
 def test_errors_are_mean_squares_whatever_the_loss(distance: str) -> None:
     # x is c everywhere and x_hat c / 2: the squared difference is c**2 / 4.
     values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
-    frames = FakeFrames(values[:, None, None, None].expand(5, 3, 4, 4))
+    frames = TensorPictures(values[:, None, None, None].expand(5, 3, 4, 4))
     config = Config(variant="daad+", batch_size=2, distance=distance)
     found = score_frames(Halve(), MeanFeature(), frames, [3, 2], config, CPU)
     squares = values.double() ** 2 / 4
@@ -134,6 +112,6 @@ def test_no_batch_holds_frames_of_two_clips() -> None:
     network = nn.BatchNorm2d(3)
     config = Config(batch_norm="batch", batch_size=4)
     x = torch.rand(4, 3, 4, 4)
-    alone = score_frames(network, None, FakeFrames(x[:2]), [2], config, CPU)
-    both = score_frames(network, None, FakeFrames(x), [2, 2], config, CPU)
+    alone = score_frames(network, None, TensorPictures(x[:2]), [2], config, CPU)
+    both = score_frames(network, None, TensorPictures(x), [2, 2], config, CPU)
     assert torch.equal(both.error[:2], alone.error)
