@@ -28,7 +28,6 @@ from daad.oneclass import (
     mean_auroc,
     one_class,
     parse_classes,
-    require_resumable,
     write_results,
 )
 from daad.options import (
@@ -44,7 +43,7 @@ from daad.options import (
     make_app,
     run_app,
 )
-from daad.runs import Hardware, claim_folders, finished, run_category
+from daad.runs import Hardware, claim_folders, finished, require_resumable, run_category
 
 IMAGE_SIZE = 32
 # A block of the paper shows 32x32 pixels of its 256x256: here, the whole picture.
@@ -150,7 +149,8 @@ def _train_classes(
     """One run for each class, in OUT/CLASS, and after each a new OUT/results.csv."""
     runs = [out / name for name in names]
     claim_folders(runs, resume=resume)  # all are looked at before hours go into the first
-    require_resumable(runs, config)
+    for run in runs:
+        require_resumable(run, config, "dataset")
     for name, run in zip(names, runs, strict=True):
         if finished(run, config, "dataset") is not None:
             console.print(f"[bold]{data.name} {name}[/bold]: finished before, kept")

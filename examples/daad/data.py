@@ -132,7 +132,7 @@ class Pictures:
         self._workers = ThreadPoolExecutor(count_cores())
         self._store: StoredPictures | None = None
         if memory_limit is None:
-            memory_limit = int(HOST_SHARE * _available_memory())
+            memory_limit = int(HOST_SHARE * available_memory())
         if len(self._paths) * 3 * image_size**2 <= memory_limit:
             self._store = StoredPictures(self._decode(self._paths))
 
@@ -191,8 +191,7 @@ def _categories(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds the categories")
     names = [name for name in list_folders(root) if (root / name / "train" / GOOD).is_dir()]
-    known = [name for name in TABLE_ORDER if name in names]
-    return known + sorted(set(names) - set(known), key=natural_order)
+    return sorted(names, key=table_place)
 
 
 def _test_samples(folder: Path, defect: str) -> list[Sample]:
@@ -230,6 +229,13 @@ def list_folders(folder: Path) -> list[str]:
     return [
         path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
     ]
+
+
+def table_place(category: str) -> tuple[int, tuple[list[str | int], str]]:
+    """A sort key: the order of the paper's Table 1, then natural order."""
+    known = category in TABLE_ORDER
+    place = TABLE_ORDER.index(category) if known else len(TABLE_ORDER)
+    return place, natural_order(category)
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
@@ -300,7 +306,7 @@ def count_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes that can be taken without swapping, or all there is where the OS tells no more."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from daad import batches, report
 from daad.checkpoint import NAME, load_models, save_checkpoint
-from daad.data import SUFFIXES, TABLE_ORDER, Category, Pictures, load_masks
+from daad.data import SUFFIXES, Category, Pictures, load_masks, table_place
 from daad.errors import UserError
 from daad.files import write_atomically, write_csv, write_json, write_means
 from daad.scoring import Raw, Scale, fuse, image_auroc, pixel_auroc, score_pictures
@@ -204,10 +204,6 @@ def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     In the order of the paper's Table 1, then by name.
     """
-
-    def place(row: Mapping[str, Any]) -> tuple[int, str]:
-        name = row["category"]
-        return (TABLE_ORDER.index(name) if name in TABLE_ORDER else len(TABLE_ORDER)), name
-
     areas = ("image_auroc", "pixel_auroc")
-    write_means(path, ("category", *areas), sorted(rows, key=place), areas)
+    ordered = sorted(rows, key=lambda row: table_place(row["category"]))
+    write_means(path, ("category", *areas), ordered, areas)

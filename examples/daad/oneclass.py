@@ -15,13 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from daad.batches import StoredPictures
-from daad.checkpoint import NAME, require_same_settings
 from daad.config import Config
 from daad.data import GOOD, Category, Sample
 from daad.errors import UserError
 from daad.files import write_means
 from daad.labelled import LabelledSet, load_labelled
-from daad.runs import SETTINGS, finished, read_settings
+from daad.runs import finished, read_settings
 
 # Image AUROC, mean over the classes. MemAE's was measured on a part of the test set (footnote 1).
 TABLE_2 = {"mnist": {"DAAD": 0.990, "MemAE": 0.975}, "cifar10": {"DAAD": 0.753, "MemAE": 0.609}}
@@ -95,14 +94,6 @@ def to_square(pixels: Tensor, size: int) -> Tensor:
     margin = size - pixels.shape[-1]
     before, after = margin // 2, margin - margin // 2
     return functional.pad(pixels, (before, after) * 2).expand(-1, 3, -1, -1).contiguous()
-
-
-def require_resumable(runs: Sequence[Path], config: Config) -> None:
-    """UserError where training has begun in one of the folders with other settings than `config`."""
-    for run in runs:
-        if (run / NAME).exists():
-            stored = read_settings(run, "dataset")["config"]
-            require_same_settings(run / SETTINGS, stored, config)
 
 
 def collect(out: Path, classes: Sequence[str], config: Config) -> dict[str, Metrics]:

@@ -12,7 +12,12 @@ import torch
 
 import blockmem
 from daad.batches import Pictures
-from daad.checkpoint import NAME, checkpoint_to_resume, settings_that_differ
+from daad.checkpoint import (
+    NAME,
+    checkpoint_to_resume,
+    require_same_settings,
+    settings_that_differ,
+)
 from daad.config import Config
 from daad.data import Category, load_category, load_masks
 from daad.devices import is_first_process, pick_device
@@ -82,9 +87,16 @@ def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
             (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
             == (config.gamma, config.batch_norm, config.scaling == "test")
         )
-    except (OSError, KeyError, ValueError, UserError):
+    except (OSError, KeyError, TypeError, ValueError, UserError):
         return None
     return metrics if whole and not differ else None
+
+
+def require_resumable(run: Path, config: Config, subject: str) -> None:
+    """UserError where training has begun in `run` with other settings than `config` (resolved)."""
+    if (run / NAME).exists():
+        stored = read_settings(run, subject)["config"]
+        require_same_settings(run / SETTINGS, stored, config)
 
 
 def evaluate_run(

@@ -12,9 +12,9 @@ import pytest
 import torch
 from labelled_files import write_cifar10, write_mnist
 from scripts import call, refused, table
+from training_runs import break_off
 
 import daad_oneclass
-from daad import training
 from daad.config import Config
 from daad.errors import UserError
 from daad.labelled import load_labelled
@@ -200,18 +200,8 @@ def test_what_was_interrupted_goes_on(mnist, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train(*common, "0,5,8", "--out", whole).returncode == 0
 
-    epochs = 0
-    run_epoch = training.Trainer._run_epoch
-
-    def interrupted(*arguments):
-        nonlocal epochs
-        epochs += 1
-        if epochs == 6:
-            raise KeyboardInterrupt
-        return run_epoch(*arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(training.Trainer, "_run_epoch", interrupted)
+        break_off(patch, epoch=6)
         assert train(*common, "0,5,8", "--out", broken).returncode != 0
     assert [row["class"] for row in table(broken / "results.csv")] == ["0", "mean"]
     assert not (broken / "8").exists()
