@@ -8,7 +8,6 @@ python examples/daad_mvtec.py predict --run runs/daad+/bottle --pictures FOLDER
 
 import itertools
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,23 +21,29 @@ from daad.data import list_categories, load_category
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import predict, write_summary
-from daad.options import config_options
+from daad.options import (
+    BatchNorm,
+    Device,
+    Devices,
+    Gamma,
+    Machines,
+    Moved,
+    Run,
+    Scaling,
+    auroc_text,
+    config_options,
+    given,
+    make_app,
+    run_app,
+)
 from daad.runs import Hardware, claim_folders, evaluate_run, run_category
 from daad.synthetic import make_dataset
 
 # What fits three minutes on two cores. D/N is as in the paper: see docs/maths.md.
 DEMO = {"image_size": 128, "width": 8, "num_items": 16, "epochs": 24, "lr": 2e-3}
 
-app = typer.Typer(
-    help=__doc__.splitlines()[0],
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
+app = make_app(__doc__)
 console = Console()
-
-Run = Annotated[Path, typer.Option(help="Folder of a trained run.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,8 +80,8 @@ def train(
         Path | None, typer.Option(help="A run folder for each category goes here; runs/VARIANT.")
     ] = None,
     device: Device = "auto",
-    devices: Annotated[int, typer.Option(help="Devices on each machine, by DDP.")] = 1,
-    num_nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    devices: Devices = 1,
+    num_nodes: Machines = 1,
     resume: Annotated[bool, typer.Option(help="Go on with the runs that are in OUT.")] = False,
 ) -> None:
     """Train on ROOT/CATEGORY/train/good and evaluate on ROOT/CATEGORY/test."""
@@ -92,18 +97,15 @@ def train(
 @app.command()
 def evaluate(
     run: Run,
-    root: Annotated[
-        Path | None, typer.Option(help="Where the data is now, if it is not where it was.")
-    ] = None,
-    gamma: Annotated[float | None, typer.Option(help="As in training if not given.")] = None,
-    scaling: Annotated[str | None, typer.Option(help="As in training if not given.")] = None,
-    batch_norm: Annotated[str | None, typer.Option(help="As in training if not given.")] = None,
+    root: Moved = None,
+    gamma: Gamma = None,
+    scaling: Scaling = None,
+    batch_norm: BatchNorm = None,
     device: Device = "auto",
 ) -> None:
     """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
-    choices = {"gamma": gamma, "scaling": scaling, "batch_norm": batch_norm}
-    given = {name: value for name, value in choices.items() if value is not None}
-    _show([evaluate_run(run, device, root, **given)], [run])
+    choices = given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
+    _show([evaluate_run(run, device, root, **choices)], [run])
 
 
 @app.command(name="predict")
@@ -148,18 +150,16 @@ def _show(results: Sequence[dict[str, Any]], runs: Sequence[Path]) -> None:
         table.add_column(heading, justify="right")
     table.add_column("by defect (image)")
     for metrics in results:
-        defects = [f"{name} {_auroc(m)}" for name, m in metrics["defects"].items()]
-        areas = (_auroc(metrics, kind) for kind in ("image_auroc", "pixel_auroc"))
+        defects = [
+            f"{name} {auroc_text(m['image_auroc'])}" for name, m in metrics["defects"].items()
+        ]
+        areas = (auroc_text(metrics[kind]) for kind in ("image_auroc", "pixel_auroc"))
         table.add_row(metrics["category"], metrics["variant"], *areas, ", ".join(defects))
     console.print(table)
     for run in runs:
         console.print(
             f"Pictures: {run / 'figures'}    Report: {run / 'report.html'}", soft_wrap=True
         )
-
-
-def _auroc(metrics: dict[str, Any], name: str = "image_auroc") -> str:
-    return "-" if metrics[name] is None else f"{metrics[name]:.3f}"
 
 
 def _new_folder(path: Path) -> Path:
@@ -169,12 +169,8 @@ def _new_folder(path: Path) -> Path:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
-    try:
-        app(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """The script on `arguments`, as `run_app` says."""
+    run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,50 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+DEVICE_SHARE = 0.25  # of a GPU's free memory: the network's activations are still to come
+# What each choice of `Config.flips` lets happen: left to right, upside down.
+FLIPS = {"both": (True, True), "horizontal": (True, False), "none": (False, False)}
+
 
 class Pictures(Protocol):
-    """The training pictures: how many, and any of them as a batch."""
+    """Pictures to train on or to score: how many, and any of them as a batch."""
 
     def __len__(self) -> int: ...
 
-    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
+    def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
         """Pictures at `indices` (int64, on the CPU): `(B, 3, S, S)` in [-1, 1] on `device`."""
+
+
+class StoredPictures:
+    """Decoded pictures, uint8 `(n, 3, S, S)`, as batches of floats.
+
+    They move to a GPU with the first batch that is asked for there, if there is room.
+    """
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+        self._device_tried = False
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
+        """Pictures `indices` (b,) as float32 (b, 3, S, S) in [-1, 1] on `device`."""
+        device = torch.device(device)
+        if device.type == "cuda" and not self._device_tried:
+            self._device_tried = True
+            free, _ = torch.cuda.mem_get_info(device)
+            if self._pixels.nbytes <= DEVICE_SHARE * free:
+                self._pixels = self._pixels.to(device)
+        return to_floats(self._pixels[indices.to(self._pixels.device, non_blocking=True)], device)
+
+
+def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
+    """uint8 pixels of any shape as float32 in [-1, 1] on `device`, a tensor of the caller's own."""
+    if device.type == "cuda" and pixels.device.type == "cpu":
+        pixels = pixels.pin_memory()
+    # bytes travel, floats are made on the device: a quarter of the traffic
+    return pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
 
 
 def epoch_order(

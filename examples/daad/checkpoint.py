@@ -39,18 +39,28 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
 def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
     """The checkpoint at `path`; UserError where it was trained with other settings than `config`."""
     state = load_checkpoint(path)
-    before, now = Config.from_dict(state["config"]).to_dict(), config.to_dict()
-    changed = [
+    require_same_settings(path, state["config"], config)
+    return state
+
+
+def settings_that_differ(stored: dict[str, Any], config: Config) -> list[str]:
+    """What a run with the settings `stored` cannot go on with in `config`: names and both values."""
+    before, now = Config.from_dict(stored).to_dict(), config.to_dict()
+    return [
         f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
         for name in now
         if now[name] != before[name] and name not in RESUMABLE
     ]
+
+
+def require_same_settings(path: Path, stored: dict[str, Any], config: Config) -> None:
+    """UserError where the settings `stored` in the file `path` are not those of `config`."""
+    changed = settings_that_differ(stored, config)
     if changed:
         raise UserError(
             f"{path}: cannot go on with other settings: {', '.join(changed)}; "
             f"give the same ones, or train into a new folder"
         )
-    return state
 
 
 def load_models(

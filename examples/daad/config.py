@@ -1,9 +1,11 @@
 """The choices of one DAAD run: what the paper fixes, and what it leaves open, with our defaults."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
+from daad.batches import FLIPS
 from daad.errors import UserError
 
 VARIANTS = ("ae", "ae-skip", "memae", "memae-skip", "daad", "daad+")
@@ -37,7 +39,9 @@ class Config:
         "How often the encoder halves the map; fewer for MemAE at 8x, 4x, 2x (Figure 2).",
     )
     division: Division | str | None = _option(
-        None, NETWORK, "Blocks along height, width, channels; 8,8,1, or pixel for MemAE."
+        None,
+        NETWORK,
+        "Blocks along height, width, channels; 8,8,1 (video 16,16,1), or pixel for MemAE.",
     )
     num_items: int = _option(500, NETWORK, "N, the items of each memory.")
     temperature: float = _option(1.0, NETWORK, "Of the softmax; smaller is sparser.")
@@ -81,7 +85,10 @@ class Config:
     epochs: int = _option(1000, TRAINING, "Passes over the training pictures.")
     batch_size: int = _option(8, TRAINING, "Pictures a step, on each device.")
     lr: float | None = _option(
-        None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator."
+        None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator and for video."
+    )
+    flips: str = _option(
+        "both", TRAINING, "Mirror pictures at random: both (ways, as the paper), horizontal, none."
     )
     seed: int = _option(0, TRAINING, "Of weights, order and flips.")
     precision: str = _option("32", TRAINING, "32, or automatic mixed precision in bf16 or 16.")
@@ -147,6 +154,7 @@ class Config:
         _check_choice("feature", self.feature, ("classifier", "extractor"))
         _check_choice("scaling", self.scaling, ("test", "normals"))
         _check_choice("batch-norm", self.batch_norm, ("eval", "batch"))
+        _check_choice("flips", self.flips, tuple(FLIPS))
         _check_choice("precision", self.precision, ("32", "bf16", "16"))
         for name in (
             "image_size",
@@ -201,6 +209,19 @@ class Config:
         if isinstance(division, list):
             content = content | {"division": tuple(division)}
         return cls(**content)
+
+
+def items_at_paper_ratio(config: Config) -> int:
+    """N that keeps the paper's numbers per item, D/N, for a resolved `config`; at least 1.
+
+    They are 33, 16, 8 and 4 from level 1 to 4 for divided blocks, and 1 for MemAE's pixels at its
+    last level (256x256, width 64, N 500). With N near D the memory lets everything through.
+    """
+    variant = "memae" if config.division == PIXEL else "daad"
+    paper = Config(variant=variant, levels=config.levels).resolve()
+    # D halves from level to level here as it does in the paper, so any one level decides.
+    size, papers = (math.prod(c.block_shape(config.levels)) for c in (config, paper))
+    return max(1, round(paper.num_items * size / papers))
 
 
 def parse_division(text: str) -> Division | str:

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from daad import batches
+from daad.batches import StoredPictures, to_floats
 from daad.errors import UserError
 
 GOOD = "good"
@@ -31,7 +33,6 @@ TABLE_ORDER = (
     *("pill", "screw", "toothbrush", "transistor", "zipper"),
 )
 HOST_SHARE = 0.5  # of the memory that is available, for decoded pictures
-DEVICE_SHARE = 0.25  # of a GPU's free memory: the network's activations are still to come
 
 Read = TypeVar("Read")
 
@@ -63,10 +64,21 @@ class Category:
     train: list[Sample]
     test: list[Sample]
 
+    kind: ClassVar[str] = "defect"  # what the names of its anomalous pictures' folders are names of
+
     @property
     def root(self) -> Path:
         """The folder that holds the category's."""
         return self.train[0].path.parents[3]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What a run writes down to find the category again."""
+        return {"root": str(self.root.resolve()), "category": self.name}
+
+    def pictures(self, samples: Sequence[Sample], image_size: int) -> batches.Pictures:
+        """The pictures of some of the category's samples, `image_size` squared."""
+        return Pictures([sample.path for sample in samples], image_size)
 
 
 def list_categories(root: Path) -> list[str]:
@@ -90,14 +102,14 @@ def load_category(root: Path, name: str) -> Category:
     folder = root / name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such category; in {root}: {_listing(list_categories(root))}")
-    train = [Sample(path, GOOD, None) for path in _pictures(folder / "train" / GOOD)]
+    train = [Sample(path, GOOD, None) for path in list_pictures(folder / "train" / GOOD)]
     if not train:
         raise UserError(
             f"{folder / 'train' / GOOD}: no pictures; put the normal ones for training there "
-            f"({_suffixes()})"
+            f"({picture_suffixes()})"
         )
     defects = sorted(
-        _folders(folder / "test"), key=lambda defect: (defect != GOOD, _natural(defect))
+        list_folders(folder / "test"), key=lambda defect: (defect != GOOD, natural_order(defect))
     )
     test = [sample for defect in defects for sample in _test_samples(folder, defect)]
     _check_test(folder / "test", test)
@@ -117,29 +129,22 @@ class Pictures:
     ) -> None:
         self._paths = list(paths)
         self._size = image_size
-        self._workers = ThreadPoolExecutor(_cores())
-        self._store: Tensor | None = None
-        self._device_tried = False
+        self._workers = ThreadPoolExecutor(count_cores())
+        self._store: StoredPictures | None = None
         if memory_limit is None:
-            memory_limit = int(HOST_SHARE * _available_memory())
+            memory_limit = int(HOST_SHARE * available_memory())
         if len(self._paths) * 3 * image_size**2 <= memory_limit:
-            self._store = self._decode(self._paths)
+            self._store = StoredPictures(self._decode(self._paths))
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
         """Pictures `indices` (b,) as float32 (b, 3, S, S) in [-1, 1] on `device`."""
-        device = torch.device(device)
-        if self._store is None:
-            pixels = self._decode([self._paths[index] for index in indices.tolist()])
-        else:
-            self._store = self._move(self._store, device)
-            pixels = self._store[indices.to(self._store.device, non_blocking=True)]
-        if device.type == "cuda" and pixels.device.type == "cpu":
-            pixels = pixels.pin_memory()
-        # bytes travel, floats are made on the device: a quarter of the traffic
-        return pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
+        if self._store is not None:
+            return self._store.batch(indices, device)
+        pixels = self._decode([self._paths[index] for index in indices.tolist()])
+        return to_floats(pixels, torch.device(device))
 
     def _decode(self, paths: Sequence[Path]) -> Tensor:
         """(n, 3, S, S) uint8; each worker fills its own rows, so that nothing is held twice."""
@@ -147,7 +152,7 @@ class Pictures:
         rows = store.numpy()
 
         def fill(row: int) -> None:
-            rows[row] = _read(paths[row], self._rgb).transpose(2, 0, 1)
+            rows[row] = read_picture(paths[row], self._rgb).transpose(2, 0, 1)
 
         for _ in self._workers.map(fill, range(len(paths))):
             pass  # map gives back a worker's exception only when its turn is asked for
@@ -156,14 +161,6 @@ class Pictures:
     def _rgb(self, image: Image.Image) -> np.ndarray:
         square = (self._size, self._size)
         return np.asarray(_to_rgb(image).resize(square, Image.Resampling.BICUBIC))
-
-    def _move(self, store: Tensor, device: torch.device) -> Tensor:
-        """`store` on the GPU, the first time that one is asked for and if there is room."""
-        if device.type != "cuda" or self._device_tried:
-            return store
-        self._device_tried = True
-        free, _ = torch.cuda.mem_get_info(device)
-        return store.to(device) if store.nbytes <= DEVICE_SHARE * free else store
 
 
 def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tensor]:
@@ -174,14 +171,14 @@ def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tens
     """
 
     def shrink(image: Image.Image) -> np.ndarray:
-        nonzero = Image.fromarray(_nonzero(image))
+        nonzero = Image.fromarray(nonzero_pixels(image))
         return np.asarray(nonzero.resize((image_size, image_size), Image.Resampling.NEAREST))
 
     masks = torch.zeros(len(samples), image_size, image_size, dtype=torch.bool)
     known = torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples])
     rows = [(row, sample.mask) for row, sample in enumerate(samples) if sample.mask is not None]
-    with ThreadPoolExecutor(_cores()) as workers:
-        read = workers.map(lambda item: _read(item[1], shrink), rows)
+    with ThreadPoolExecutor(count_cores()) as workers:
+        read = workers.map(lambda item: read_picture(item[1], shrink), rows)
         for (row, _), mask in zip(rows, read, strict=True):
             masks[row] = torch.tensor(mask)
     return masks, known.to(torch.bool)
@@ -193,15 +190,14 @@ def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tens
 def _categories(root: Path) -> list[str]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds the categories")
-    names = [name for name in _folders(root) if (root / name / "train" / GOOD).is_dir()]
-    known = [name for name in TABLE_ORDER if name in names]
-    return known + sorted(set(names) - set(known), key=_natural)
+    names = [name for name in list_folders(root) if (root / name / "train" / GOOD).is_dir()]
+    return sorted(names, key=table_place)
 
 
 def _test_samples(folder: Path, defect: str) -> list[Sample]:
-    masks = {path.stem: path for path in _pictures(folder / "ground_truth" / defect)}
+    masks = {path.stem: path for path in list_pictures(folder / "ground_truth" / defect)}
     samples = []
-    for path in _pictures(folder / "test" / defect):
+    for path in list_pictures(folder / "test" / defect):
         mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
         samples.append(Sample(path, defect, None if defect == GOOD else mask))
     return samples
@@ -217,16 +213,17 @@ def _check_test(folder: Path, test: list[Sample]) -> None:
         raise UserError(f"{folder}: only good pictures; put anomalous ones in a folder a defect")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def list_pictures(folder: Path) -> list[Path]:
     """The pictures directly in `folder`, in natural order; none where there is no folder."""
     if not folder.is_dir():
         return []
     paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     visible = (path for path in paths if not path.name.startswith(".") and path.is_file())
-    return sorted(visible, key=lambda path: _natural(path.name))
+    return sorted(visible, key=lambda path: natural_order(path.name))
 
 
-def _folders(folder: Path) -> list[str]:
+def list_folders(folder: Path) -> list[str]:
+    """Names of the folders directly in `folder`, in no order; none where there is no folder."""
     if not folder.is_dir():
         return []
     return [
@@ -234,7 +231,14 @@ def _folders(folder: Path) -> list[str]:
     ]
 
 
-def _natural(name: str) -> tuple[list[str | int], str]:
+def table_place(category: str) -> tuple[int, tuple[list[str | int], str]]:
+    """A sort key: the order of the paper's Table 1, then natural order."""
+    known = category in TABLE_ORDER
+    place = TABLE_ORDER.index(category) if known else len(TABLE_ORDER)
+    return place, natural_order(category)
+
+
+def natural_order(name: str) -> tuple[list[str | int], str]:
     """A sort key that puts 9 before 10; the name itself decides between 1 and 01."""
     parts = re.split(r"([0-9]+)", name)  # text and digits in turn, so that like meets like
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
@@ -244,14 +248,15 @@ def _listing(names: Iterable[str]) -> str:
     return ", ".join(names)
 
 
-def _suffixes() -> str:
+def picture_suffixes() -> str:
+    """The kinds of file that count as pictures, in words."""
     return _listing(suffix.lstrip(".") for suffix in SUFFIXES)
 
 
 # Decoding
 
 
-def _read(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
+def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
     """`convert` of the picture, upright; UserError with its path where it cannot be read."""
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # others may have set it; half a picture is an anomaly
     try:
@@ -281,7 +286,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _nonzero(image: Image.Image) -> np.ndarray:
+def nonzero_pixels(image: Image.Image) -> np.ndarray:
     """Bool (h, w): any colour but black; fully transparent pixels count as black."""
     if image.mode == "P":
         image = image.convert("RGBA")
@@ -294,13 +299,14 @@ def _nonzero(image: Image.Image) -> np.ndarray:
 # The machine
 
 
-def _cores() -> int:
+def count_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Bytes that can be taken without swapping, or all there is where the OS tells no more."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()

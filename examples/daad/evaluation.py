@@ -11,19 +11,21 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from daad import report
+from daad import batches, report
 from daad.checkpoint import NAME, load_models, save_checkpoint
-from daad.data import SUFFIXES, TABLE_ORDER, Category, Pictures, load_masks
+from daad.data import SUFFIXES, Category, Pictures, load_masks, table_place
 from daad.errors import UserError
-from daad.files import write_atomically, write_csv, write_json
+from daad.files import write_atomically, write_csv, write_json, write_means
 from daad.scoring import Raw, Scale, fuse, image_auroc, pixel_auroc, score_pictures
+
+METRICS = "metrics.json"
 
 
 def evaluate(
     run: Path,
     category: Category,
     device: torch.device,
-    pictures: Pictures | None = None,
+    pictures: batches.Pictures | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """Score the test set of `category` with the checkpoint in `run`, and write what was found.
@@ -37,7 +39,7 @@ def evaluate(
     config, generator, discriminator, checkpoint = load_models(run, device)
     config = dataclasses.replace(config, **choices).resolve()
     stored = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
-    pictures = pictures or Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = pictures or category.pictures(category.test, config.image_size)
     raw = score_pictures(generator, discriminator, pictures, config, device)
     scale = stored or Scale.of(raw, "test")
     scores = fuse(raw, scale, config.gamma)
@@ -50,11 +52,14 @@ def evaluate(
         "category": category.name,
         "epoch": checkpoint["epoch"],
         "scaling": scale.source,
+        "gamma": config.gamma,
+        "batch_norm": config.batch_norm,
+        "kind": category.kind,
         **_metrics(found),
-        **_oracle(history),
+        **oracle(history, "image_auroc"),
     }
     _write_scores(run / "scores.csv", found)
-    write_json(run / "metrics.json", metrics)
+    write_json(run / METRICS, metrics)
     report.draw_figures(run / "figures", found, history)
     report.write_report(run, metrics, config)
     return metrics
@@ -86,14 +91,17 @@ def _areas(found: report.Findings, labels: Tensor, members: Tensor) -> dict[str,
     }
 
 
-def _oracle(history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The best of the epochs that were scored during training: an upper bound, not a result."""
+def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The best of the epochs that were scored during training: an upper bound, not a result.
+
+    name: what a script calls the AUROC that the rows of `history` hold.
+    """
     scored = [entry for entry in history if entry["image_auroc"] is not None]
     if not scored:
         return {}
     best = max(scored, key=lambda entry: entry["image_auroc"])
     return {
-        "oracle_image_auroc": best["image_auroc"],
+        f"oracle_{name}": best["image_auroc"],
         "oracle_epoch": best["epoch"],
         "oracle_note": "the best epoch, chosen on the test set",
     }
@@ -116,7 +124,7 @@ def _score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, f
     return list(zip(parts, alignment, scores.tolist(), strict=True))
 
 
-def fit_scale(run: Path, pictures: Pictures, source: str, device: torch.device) -> Scale:
+def fit_scale(run: Path, pictures: batches.Pictures, source: str, device: torch.device) -> Scale:
     """Store the ranges of R and L over normal `pictures` in the checkpoint of `run`.
 
     source: "held-out" or "train", where the pictures come from.
@@ -194,19 +202,8 @@ def _write_heatmaps(
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """A table of several categories' metrics: category, image_auroc, pixel_auroc, and their mean.
 
-    In the order of the paper's Table 1, then by name. A mean is taken over what is there.
+    In the order of the paper's Table 1, then by name.
     """
-
-    def place(row: Mapping[str, Any]) -> tuple[int, str]:
-        name = row["category"]
-        return (TABLE_ORDER.index(name) if name in TABLE_ORDER else len(TABLE_ORDER)), name
-
-    columns = ("image_auroc", "pixel_auroc")
-    means = []
-    for column in columns:
-        values = [row[column] for row in rows if row[column] is not None]
-        means.append(sum(values) / len(values) if values else None)
-    table = [
-        (row["category"], *(row[column] for column in columns)) for row in sorted(rows, key=place)
-    ]
-    write_csv(path, ("category", *columns), [*table, ("mean", *means)])
+    areas = ("image_auroc", "pixel_auroc")
+    ordered = sorted(rows, key=lambda row: table_place(row["category"]))
+    write_means(path, ("category", *areas), ordered, areas)

@@ -30,6 +30,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def write_means(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], averaged: Sequence[str]
+) -> None:
+    """The table of `rows`, and below it "mean" with the means of the columns `averaged`.
+
+    A mean is over the rows that have a value; blank where none has, and in the other columns.
+    """
+    last = dict.fromkeys(columns, "") | {columns[0]: "mean"}
+    for column in averaged:
+        values = [row[column] for row in rows if row[column] is not None]
+        last[column] = round(sum(values) / len(values), 6) if values else ""
+    write_csv(path, columns, [[row[column] for column in columns] for row in [*rows, last]])
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:

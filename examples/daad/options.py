@@ -1,13 +1,49 @@
-"""Every choice of `Config` as an option of a command, by its name, default and help."""
+"""What the scripts' command lines share: an option for every choice of `Config`, and the exit."""
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from daad.config import Config, parse_division
+from daad.errors import UserError
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+Devices = Annotated[int, typer.Option(help="Devices on each machine, by DDP.")]
+Machines = Annotated[int, typer.Option(help="Machines.")]
+# Of the evaluation of a trained run.
+Run = Annotated[Path, typer.Option(help="Folder of a trained run.")]
+Moved = Annotated[
+    Path | None, typer.Option(help="Where the data is now, if it is not where it was.")
+]
+Gamma = Annotated[float | None, typer.Option(help="As in training if not given.")]
+Scaling = Annotated[str | None, typer.Option(help="As in training if not given.")]
+BatchNorm = Annotated[str | None, typer.Option(help="As in training if not given.")]
+
+
+def make_app(documentation: str, **choices: Any) -> typer.Typer:
+    """A script's command line, with the first line of its docstring as help."""
+    return typer.Typer(
+        help=documentation.splitlines()[0],
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        **choices,
+    )
+
+
+def given(**choices: Any) -> dict[str, Any]:
+    """Those of the choices that were made, None being none."""
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def auroc_text(value: float | None) -> str:
+    """An AUROC to three digits; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def config_options(
@@ -25,11 +61,11 @@ def config_options(
             _parameter(field, (defaults or {}).get(field.name, field.default)) for field in fields
         ]
 
-        def with_options(**given: Any) -> Any:
-            chosen = {field.name: given.pop(field.name) for field in fields}
+        def with_options(**values: Any) -> Any:
+            chosen = {field.name: values.pop(field.name) for field in fields}
             if chosen.get("division"):
                 chosen["division"] = parse_division(chosen["division"])
-            return command(Config(**chosen), **given)
+            return command(Config(**chosen), **values)
 
         parameters = [*own, *options]
         with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
@@ -51,3 +87,12 @@ def _parameter(field: dataclasses.Field[Any], default: Any) -> inspect.Parameter
         default=default,
         annotation=Annotated[kind, option],
     )
+
+
+def run_app(app: typer.Typer, arguments: Sequence[str] | None) -> None:
+    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
+    try:
+        app(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -15,19 +15,17 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
+from daad.batches import Pictures
 from daad.config import Config
-from daad.data import GOOD, Pictures, Sample
-from daad.files import write_atomically, write_text
+from daad.data import GOOD, Sample
+from daad.files import write_text
+from daad.plotting import BLUE, INK, ORANGE, PALE, calm, save_figure
 from daad.progress import LOSSES
 from daad.scoring import Raw, image_auroc, to_unit_interval
 
-# Two of the Okabe and Ito colours, told apart in every common kind of colour blindness.
-BLUE, ORANGE = "#0072B2", "#D55E00"
-INK, PALE = "#26323d", "#8a949e"
 HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
 PLOT = (4.4, 4.0)  # inches
-DPI = 144
 
 
 @dataclass
@@ -45,15 +43,11 @@ class Findings:
 def draw_figures(folder: Path, findings: Findings, history: Sequence[Mapping[str, Any]]) -> None:
     """Write reconstructions.png, scores.png, roc.png and, with a history, history.png."""
     labels = torch.tensor([sample.label for sample in findings.samples])
-    _save(folder / "reconstructions.png", _reconstructions(findings))
-    _save(folder / "scores.png", _histogram(findings.scores, labels))
-    _save(folder / "roc.png", _roc(findings.scores, labels))
+    save_figure(folder / "reconstructions.png", _reconstructions(findings))
+    save_figure(folder / "scores.png", _histogram(findings.scores, labels))
+    save_figure(folder / "roc.png", _roc(findings.scores, labels))
     if history:
-        _save(folder / "history.png", _history(history))
-
-
-def _save(path: Path, figure: Figure) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
+        draw_history(folder / "history.png", history)
 
 
 def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
@@ -157,23 +151,6 @@ def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None
         axes.contour(mask.astype(float), levels=[0.5], colors=ORANGE, linewidths=1)
 
 
-def _calm(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(PALE)
-    axes.tick_params(colors=PALE, labelcolor=INK, labelsize=9)
-    axes.grid(color="#e8ebee", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _labels(axes: Axes, x: str, y: str) -> None:
-    axes.set_xlabel(x, fontsize=10, color=INK)
-    axes.set_ylabel(y, fontsize=10, color=INK)
-
-
-def _legend(axes: Axes, **where: Any) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, **where)
-
-
 def _histogram(scores: Tensor, labels: Tensor) -> Figure:
     """Good above, anomalous below, in the same bins; each has a count axis of its own."""
     values, anomalous = scores.numpy(), labels.bool().numpy()
@@ -183,7 +160,7 @@ def _histogram(scores: Tensor, labels: Tensor) -> Figure:
     panels = figure.subplots(2, 1, sharex=True)
     kinds = [(values[~anomalous], BLUE, "good"), (values[anomalous], ORANGE, "anomalous")]
     for axes, (part, colour, name) in zip(panels, kinds, strict=True):
-        _calm(axes)
+        calm(axes)
         axes.hist(part, edges, color=colour, edgecolor="white", linewidth=0.6)
         axes.set_title(f"{name} ({len(part)})", fontsize=10, color=colour, loc="left")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -196,7 +173,7 @@ def _histogram(scores: Tensor, labels: Tensor) -> Figure:
 def _roc(scores: Tensor, labels: Tensor) -> Figure:
     figure = Figure(figsize=PLOT, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    _calm(axes)
+    calm(axes)
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
     area = image_auroc(scores, labels)
     if area is not None:
@@ -210,8 +187,8 @@ def _roc(scores: Tensor, labels: Tensor) -> Figure:
     return figure
 
 
-def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
-    """One panel a loss, since they differ by orders; logarithmic where one falls by much."""
+def draw_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Write the losses by epoch: one panel each, logarithmic where one falls by much."""
     names = [name for name in LOSSES if history[0][name] is not None]
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
@@ -222,7 +199,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
     epochs = [entry["epoch"] for entry in history]
     for axes, name in zip(panels, names, strict=False):
         values = [entry[name] for entry in history]
-        _calm(axes)
+        calm(axes)
         # A line through a single epoch would not be seen.
         axes.plot(epochs, values, "o" if len(epochs) == 1 else "-", color=BLUE, linewidth=1.5)
         if min(values) > 0 and max(values) > 5 * min(values):
@@ -230,7 +207,7 @@ def _history(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.set_title(f"{name} loss", fontsize=10, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=9, color=INK)
-    return figure
+    save_figure(path, figure)
 
 
 def _log_axis(axes: Axes, span: float) -> None:
@@ -260,7 +237,7 @@ p {{ margin: 4px 0 0; color: #5d6873; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 6px 12px 6px 0; text-align: left; border-bottom: 1px solid #e1e5e9; }}
 th {{ font-weight: 600; }}
-.defects th + th, .defects td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
+.kinds th + th, .kinds td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
 .settings {{ columns: 2; column-gap: 40px; margin: 0; }}
 .settings div {{ display: flex; justify-content: space-between; gap: 16px; padding: 4px 0;
   border-bottom: 1px solid #e1e5e9; break-inside: avoid; font-size: 14px; }}
@@ -290,18 +267,21 @@ SCALED_OVER = {
 def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
     """Write report.html into `run`: its metrics and settings, and the figures there are."""
     counts = metrics["counts"]
+    marked = f"; the defect is marked in {counts['masks']} of them" if counts["masks"] else ""
     subtitle = (
         f"Epoch {metrics['epoch']}. Tested on {counts['good']} good and {counts['anomalous']} "
-        f"anomalous pictures; the defect is marked in {counts['masks']} of them. "
+        f"anomalous pictures{marked}. "
         f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
     )
-    areas = [("image AUROC", metrics["image_auroc"]), ("pixel AUROC", metrics["pixel_auroc"])]
+    areas = [("image AUROC", metrics["image_auroc"])]
+    if counts["masks"]:
+        areas.append(("pixel AUROC", metrics["pixel_auroc"]))
     if "oracle_image_auroc" in metrics:
         best = metrics["oracle_epoch"]
         name = f"oracle: image AUROC of epoch {best}, the best one, chosen on the test set"
         areas.append((name, metrics["oracle_image_auroc"]))
     sections = [
-        _section("Defects", _defect_table(metrics["defects"])),
+        _section(f"By {metrics['kind']}", _kind_table(metrics)),
         _section("Scores", _images(run, ("scores.png", "roc.png"))),
         _section("Reconstructions", _images(run, ("reconstructions.png",))),
         _section("Training", _images(run, ("history.png",))),
@@ -327,14 +307,16 @@ def _number(value: float | None) -> str:
     return "&ndash;" if value is None else f"{value:.3f}"
 
 
-def _defect_table(defects: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = "\n".join(
-        f"<tr><td>{escape(name)}</td><td>{entry['count']}</td>"
-        f"<td>{_number(entry['image_auroc'])}</td><td>{_number(entry['pixel_auroc'])}</td></tr>"
-        for name, entry in defects.items()
-    )
-    head = "<tr><th>defect</th><th>pictures</th><th>image AUROC</th><th>pixel AUROC</th></tr>"
-    return f'<table class="defects">\n{head}\n{rows}\n</table>'
+def _kind_table(metrics: Mapping[str, Any]) -> str:
+    """A row for each defect, or other class; by pixel only where there are masks to judge by."""
+    areas = ["image AUROC", "pixel AUROC"] if metrics["counts"]["masks"] else ["image AUROC"]
+    head = "".join(f"<th>{name}</th>" for name in (metrics["kind"], "pictures", *areas))
+    rows = [f"<tr>{head}</tr>"]
+    for name, entry in metrics["defects"].items():
+        values = (_number(entry[area.replace(" AUROC", "_auroc")]) for area in areas)
+        cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), entry["count"], *values))
+        rows.append(f"<tr>{cells}</tr>")
+    return '<table class="kinds">\n' + "\n".join(rows) + "\n</table>"
 
 
 def _settings(config: Config) -> str:

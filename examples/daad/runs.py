@@ -11,12 +11,18 @@ from typing import Any
 import torch
 
 import blockmem
-from daad.checkpoint import NAME, checkpoint_to_resume
+from daad.batches import Pictures
+from daad.checkpoint import (
+    NAME,
+    checkpoint_to_resume,
+    require_same_settings,
+    settings_that_differ,
+)
 from daad.config import Config
-from daad.data import Category, Pictures, load_category, load_masks
+from daad.data import Category, load_category, load_masks
 from daad.devices import is_first_process, pick_device
 from daad.errors import UserError
-from daad.evaluation import evaluate, fit_scale
+from daad.evaluation import METRICS, evaluate, fit_scale
 from daad.files import write_json
 from daad.model import Discriminator, Generator
 from daad.scoring import Scale, fuse, image_auroc, score_pictures
@@ -47,14 +53,14 @@ def run_category(
     if is_first_process():
         claim_folders([run], resume=resume)
     learned, held_out = split_normals(category, config.held_out)
-    pictures = Pictures([sample.path for sample in learned], config.image_size)
-    tested = Pictures([sample.path for sample in category.test], config.image_size)
+    pictures = category.pictures(learned, config.image_size)
+    tested = category.pictures(category.test, config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
     resume = resume and (run / NAME).exists()
     if resume:
         checkpoint_to_resume(run / NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
-        write_json(run / SETTINGS, _settings(config, category, hardware))
+        write_settings(run, config, category.source, hardware)
     train(
         config,
         pictures,
@@ -64,9 +70,33 @@ def run_category(
         scorer=_scorer(config, category, tested) if config.evaluate_every else None,
     )
     if held_out:
-        pictures = Pictures([sample.path for sample in held_out], config.image_size)
+        pictures = category.pictures(held_out, config.image_size)
     fit_scale(run, pictures, "held-out" if held_out else "train", device)
     return evaluate(run, category, device, tested)
+
+
+def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
+    """The metrics in `run` where it came to its end with the settings `config` (resolved).
+
+    subject: see `read_settings`. None as well where it was evaluated with other choices since.
+    """
+    try:
+        metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
+        differ = settings_that_differ(read_settings(run, subject)["config"], config)
+        whole = metrics["epoch"] >= config.epochs and (
+            (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
+            == (config.gamma, config.batch_norm, config.scaling == "test")
+        )
+    except (OSError, KeyError, TypeError, ValueError, UserError):
+        return None
+    return metrics if whole and not differ else None
+
+
+def require_resumable(run: Path, config: Config, subject: str) -> None:
+    """UserError where training has begun in `run` with other settings than `config` (resolved)."""
+    if (run / NAME).exists():
+        stored = read_settings(run, subject)["config"]
+        require_same_settings(run / SETTINGS, stored, config)
 
 
 def evaluate_run(
@@ -76,22 +106,53 @@ def evaluate_run(
 
     `root` where its data has moved to; `choices` are fields of `Config` that matter at test only.
     """
-    settings = read_settings(run)["data"]
+    settings = read_settings(run, "category")["data"]
     category = load_category(root or Path(settings["root"]), settings["category"])
     return evaluate(run, category, pick_device(device), **choices)
 
 
-def read_settings(run: Path) -> dict[str, Any]:
-    """What config.json of a run says; UserError where there is no run."""
+def read_settings(run: Path, subject: str) -> dict[str, Any]:
+    """What config.json of a run says; UserError where there is no run.
+
+    subject: what a script's runs are about beside the root of their data: "category" of
+    photographs, "class" of a labelled set or "labels" of a video.
+    UserError too where the run is of another script.
+    """
     path = run / SETTINGS
     try:
         settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        settings["data"]["root"], settings["data"]["category"]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+        known = settings["data"].keys() >= {"root"}
+    except (OSError, AttributeError, KeyError, TypeError, ValueError):
+        known = False
+    if not known:
         raise UserError(
             f"{run}: not the folder of a run: no readable {SETTINGS} in it; give one that train made"
-        ) from error
+        )
+    if subject not in settings["data"]:
+        raise UserError(
+            f"{run}: a run of another script: its {SETTINGS} names no {subject}; "
+            f"use the script that trained it"
+        )
     return settings
+
+
+def write_settings(run: Path, config: Config, data: dict[str, str], hardware: Hardware) -> None:
+    """Write config.json: all that the run `run` was asked for, and by what versions.
+
+    data: where its data is, and what `read_settings` is to find.
+    """
+    content = {
+        "config": config.to_dict(),
+        "data": data,
+        "hardware": dataclasses.asdict(hardware),
+        "command": sys.argv,
+        "versions": {
+            "blockmem": blockmem.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    write_json(run / SETTINGS, content)
 
 
 def split_normals(category: Category, share: float) -> tuple[list[Any], list[Any]]:
@@ -114,20 +175,6 @@ def claim_folders(runs: Sequence[Path], *, resume: bool) -> None:
     for run in runs:
         if run.exists() and not resume:
             raise UserError(f"{run} exists; add --resume to go on with it, or choose another --out")
-
-
-def _settings(config: Config, category: Category, hardware: Hardware) -> dict[str, Any]:
-    return {
-        "config": config.to_dict(),
-        "data": {"root": str(category.root.resolve()), "category": category.name},
-        "hardware": dataclasses.asdict(hardware),
-        "command": sys.argv,
-        "versions": {
-            "blockmem": blockmem.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-    }
 
 
 def _scorer(config: Config, category: Category, pictures: Pictures) -> Scorer:

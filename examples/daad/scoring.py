@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.functional.classification import binary_auroc
 
+from daad.batches import Pictures
 from daad.config import Config
-from daad.data import Pictures
 from daad.errors import UserError
 from daad.losses import distances
 
@@ -154,6 +154,11 @@ class Scale:
 
 def _range(values: Tensor) -> Range:
     return values.min().item(), values.max().item()
+
+
+def min_max(values: Tensor) -> Tensor:
+    """Values (n,) scaled linearly to [0, 1]; zeros where they are all one."""
+    return _scaled(values, _range(values))
 
 
 def _scaled(values: Tensor, limits: Range) -> Tensor:

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from daad.config import VARIANTS, Config, parse_division
+from daad.config import VARIANTS, Config, items_at_paper_ratio, parse_division
 from daad.errors import UserError
 
 
@@ -67,6 +67,7 @@ def test_a_configuration_survives_json(variant):
         ({"gamma": 1.5}, "--gamma 1.5: the weight of R"),
         ({"scaling": "max"}, "--scaling max: choose one of test, normals"),
         ({"gan_loss": "wgan"}, "--gan-loss wgan: choose one of"),
+        ({"flips": "vertical"}, "--flips vertical: choose one of both, horizontal, none"),
         ({"image_size": 16, "variant": "daad+", "division": (1, 1, 1)}, "pictures of at least 32"),
     ],
 )
@@ -75,10 +76,35 @@ def test_bad_choices_are_named(choices, text):
         Config(**choices).resolve()
 
 
+def test_a_run_of_before_flips_could_be_chosen_had_both():
+    content = Config(variant="ae", flips="none").resolve().to_dict()
+    del content["flips"]
+    assert Config.from_dict(content).flips == "both"
+
+
 def test_settings_of_another_version_are_named():
     content = dataclasses.asdict(Config()) | {"colour": "red"}
     with pytest.raises(UserError, match="unknown settings .*: colour"):
         Config.from_dict(content)
+
+
+@pytest.mark.parametrize(
+    ("choices", "items"),
+    [
+        ({}, 500),
+        ({"levels": 2}, 500),
+        ({"image_size": 128, "width": 16}, 31),
+        ({"image_size": 32, "division": (1, 1, 1)}, 500),  # one block a map: the paper's D
+        ({"image_size": 32, "division": (2, 2, 1), "width": 16}, 31),
+        ({"image_size": 32, "division": (2, 2, 8), "width": 8}, 2),
+        ({"image_size": 16, "division": (8, 8, 8), "width": 8, "levels": 1}, 1),
+        ({"variant": "memae"}, 500),
+        ({"variant": "memae", "width": 16}, 125),
+        ({"variant": "memae", "division": (8, 8, 1)}, 500),
+    ],
+)
+def test_items_keep_the_papers_ratio_to_the_size_of_a_block(choices, items):
+    assert items_at_paper_ratio(Config(**choices).resolve()) == items
 
 
 def test_division_as_text():

@@ -1,18 +1,14 @@
 """The script from outside: what it writes, what it prints, and how it refuses."""
 
-import contextlib
-import csv
-import io
 import json
-import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from scripts import call, refused, table
 
 import daad_mvtec
 from daad.synthetic import make_dataset
@@ -21,27 +17,8 @@ from daad.synthetic import make_dataset
 TINY = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"
 
 
-@dataclass
-class Done:
-    """How a call of the script ended, and what it printed."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
 def script(*arguments, cwd):
-    printed, complained = io.StringIO(), io.StringIO()
-    before = Path.cwd()
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
-            daad_mvtec.run([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return Done(end.code, printed.getvalue(), complained.getvalue())
-    finally:
-        os.chdir(before)
-    raise AssertionError("the script ended without an exit code")
+    return call(daad_mvtec.run, *arguments, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +38,6 @@ def trained(data, tmp_path_factory):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "daad+", done.stdout
-
-
-def table(path):
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_run_folder_holds_what_it_should(trained):
@@ -164,14 +136,6 @@ def test_the_demo_writes_over_nothing(tmp_path):
     assert daad_mvtec._new_folder(tmp_path / "demo") == tmp_path / "demo-3"
 
 
-def refused(done, *texts):
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    for text in texts:
-        assert text in line
-
-
 def test_refusals_before_anything_is_written(data, tmp_path):
     def train(*arguments, root=data, category="gear"):
         return script("train", "--root", root, "--category", category, *arguments, cwd=tmp_path)
@@ -226,6 +190,14 @@ def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
 
 def test_what_is_no_run_is_refused(tmp_path):
     refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    settings = tmp_path / "config.json"
+    for content in ("{", "[]", '{"data": "root"}', '{"data": {}}'):
+        settings.write_text(content)
+        refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    others = ({"labels": "ped2/frame_labels.npz"}, {"dataset": "mnist", "class": "8"})
+    for data in others:
+        settings.write_text(json.dumps({"data": {"root": "elsewhere"} | data}))
+        refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "a run of another script")
 
 
 SCRIPT = Path(daad_mvtec.__file__)

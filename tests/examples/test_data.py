@@ -310,13 +310,13 @@ def test_the_memory_limit_changes_when_files_are_read_but_not_what_comes_out(
         read.batch(indices, "cpu")
 
 
-def test_half_of_the_available_memory_is_the_limit(
+def test_half_of_theavailable_memory_is_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "0.png")
-    monkeypatch.setattr(data, "_available_memory", lambda: 2 * 3 * 4 * 4)
+    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4)
     kept = Pictures([path], 4)
-    monkeypatch.setattr(data, "_available_memory", lambda: 2 * 3 * 4 * 4 - 1)
+    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
     read = Pictures([path], 4)
     path.unlink()
     assert len(kept.batch(torch.tensor([0]), "cpu")) == 1
@@ -325,7 +325,7 @@ def test_half_of_the_available_memory_is_the_limit(
 
 
 def test_the_machines_memory_is_a_sensible_number() -> None:
-    assert 2**26 < data._available_memory() < 2**50
+    assert 2**26 < data.available_memory() < 2**50
 
 
 @pytest.mark.gpu

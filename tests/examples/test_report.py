@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from stand_ins import TensorPictures
 
 from daad.config import Config
 from daad.data import Sample
-from daad.report import DPI, MAX_ROWS, Findings, draw_figures, pick_rows, write_report
+from daad.plotting import DPI
+from daad.report import MAX_ROWS, Findings, draw_figures, pick_rows, write_report
 from daad.scoring import Raw
 
 METRICS: dict[str, Any] = {
@@ -20,19 +21,12 @@ METRICS: dict[str, Any] = {
     "category": "bottle",
     "epoch": 1000,
     "scaling": "test",
+    "kind": "defect",
     "image_auroc": 0.97531,
     "pixel_auroc": None,
     "counts": {"good": 20, "anomalous": 63, "masks": 61},
     "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": 0.87654}},
 }
-
-
-class FakePictures:
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def batch(self, indices: Tensor, device: str) -> Tensor:
-        return self.x[indices]
 
 
 def make_samples(counts: dict[str, int], mask: Path | None = None) -> list[Sample]:
@@ -57,7 +51,7 @@ def make_findings(counts: dict[str, int], *, masks: bool = True) -> Findings:
     reconstruction = torch.rand(n, generator=random, dtype=torch.float64) + labels
     raw = Raw(reconstruction, None, error_maps, (x * 100 + 128).to(torch.uint8))
     known = (labels == 0) | masks
-    return Findings(samples, FakePictures(x), raw, reconstruction, marked, known)
+    return Findings(samples, TensorPictures(x), raw, reconstruction, marked, known)
 
 
 def history_rows(**losses: list[float]) -> list[dict[str, Any]]:
@@ -212,6 +206,17 @@ def test_page_says_what_was_measured(tmp_path) -> None:
     assert "<dt>division</dt><dd>8, 8, 1</dd>" in page
     assert "<dt>lr</dt><dd>0.0002</dd>" in page
     assert "oracle" not in page
+
+
+def test_page_without_masks_speaks_of_none(tmp_path) -> None:
+    classes = {"3": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": None}}
+    counts = {"good": 20, "anomalous": 63, "masks": 0}
+    page = page_of(tmp_path, METRICS | {"kind": "class", "counts": counts, "defects": classes})
+    assert "20 good and 63 anomalous pictures. Scores" in page
+    assert "<th>class</th><th>pictures</th><th>image AUROC</th></tr>" in page
+    assert "<tr><td>3</td><td>20</td><td>0.988</td></tr>" in page
+    assert "defect" not in page
+    assert "pixel AUROC" not in page
 
 
 def test_page_labels_the_oracle(tmp_path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import Halve, MeanFeature, TensorPictures
 from torch import Tensor, nn
 
 from daad.config import Config
@@ -31,31 +32,6 @@ def raw_of(reconstruction: list[float], alignment: list[float] | None = None) ->
         torch.zeros(n, 2, 2),
         torch.zeros(n, 3, 2, 2, dtype=torch.uint8),
     )
-
-
-class FakePictures:
-    """Pictures that are already tensors."""
-
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batch(self, indices: Tensor, device: torch.device) -> Tensor:
-        return self.x[indices].to(device)
-
-
-class Halve(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x / 2
-
-
-class MeanFeature(nn.Module):
-    """A discriminator whose feature is the mean of each channel."""
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.flatten(1).sum(1), x.mean(dim=(2, 3))
 
 
 # Eq. 7
@@ -106,7 +82,7 @@ def test_scores_of_a_known_reconstruction() -> None:
     values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
     x = values[:, None, None, None].expand(5, 3, 4, 4)
     config = Config(variant="daad+", batch_size=2)
-    raw = score_pictures(Halve(), MeanFeature(), FakePictures(x), config, CPU)
+    raw = score_pictures(Halve(), MeanFeature(), TensorPictures(x), config, CPU)
 
     expected = (values.double() ** 2 / 4).tolist()
     assert raw.reconstruction.dtype == torch.float64
@@ -124,7 +100,7 @@ def test_scores_of_a_known_reconstruction() -> None:
 def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
     x = torch.full((1, 3, 4, 4), 0.5)
     config = Config(distance="l2")
-    raw = score_pictures(Halve(), None, FakePictures(x), config, CPU)
+    raw = score_pictures(Halve(), None, TensorPictures(x), config, CPU)
     assert raw.alignment is None
     assert raw.reconstruction.item() == pytest.approx(0.25 * math.sqrt(48))
     assert raw.error_maps[0, 0, 0].item() == pytest.approx(0.0625)
@@ -132,7 +108,7 @@ def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
 
 def test_reconstructions_beyond_the_picture_range_saturate() -> None:
     x = torch.tensor([-6.0, 6.0])[:, None, None, None].expand(2, 3, 2, 2)
-    raw = score_pictures(Halve(), None, FakePictures(x), Config(), CPU)
+    raw = score_pictures(Halve(), None, TensorPictures(x), Config(), CPU)
     assert raw.reconstructions[:, 0, 0, 0].tolist() == [0, 255]
 
 
@@ -140,7 +116,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     x = torch.zeros(3, 3, 2, 2)
     x[1] = float("nan")
     with pytest.raises(UserError, match="diverged"):
-        score_pictures(Halve(), None, FakePictures(x), Config(), CPU)
+        score_pictures(Halve(), None, TensorPictures(x), Config(), CPU)
 
 
 # The modes of the networks
@@ -161,7 +137,7 @@ def test_scoring_leaves_the_network_as_it_was(mode, training) -> None:
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = Config(batch_norm=mode, batch_size=2)
-    score_pictures(model, None, FakePictures(torch.randn(5, 3, 8, 8)), config, CPU)
+    score_pictures(model, None, TensorPictures(torch.randn(5, 3, 8, 8)), config, CPU)
     assert [module.training for module in model.modules()] == [training, training, False]
     assert model[0].track_running_stats
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -171,7 +147,7 @@ def test_modes_come_back_after_an_error() -> None:
     model = normalising()
     with pytest.raises(RuntimeError):
         score_pictures(
-            model, None, FakePictures(torch.zeros(2, 5, 8, 8)), Config(batch_norm="batch"), CPU
+            model, None, TensorPictures(torch.zeros(2, 5, 8, 8)), Config(batch_norm="batch"), CPU
         )
     assert all(module.training for module in model.modules())
     assert model[0].track_running_stats
@@ -180,7 +156,7 @@ def test_modes_come_back_after_an_error() -> None:
 def test_batch_norm_by_running_statistics_does_not_see_the_batch() -> None:
     model, x = normalising(), torch.randn(6, 3, 8, 8)
     scores = [
-        score_pictures(model, None, FakePictures(x), Config(batch_size=size), CPU).reconstruction
+        score_pictures(model, None, TensorPictures(x), Config(batch_size=size), CPU).reconstruction
         for size in (2, 6)
     ]
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-6, atol=0)
@@ -189,7 +165,7 @@ def test_batch_norm_by_running_statistics_does_not_see_the_batch() -> None:
 def test_batch_norm_by_the_batch_normalises_by_it_alone() -> None:
     model, x = normalising(), torch.randn(6, 3, 8, 8)
     config = Config(batch_norm="batch", batch_size=3)
-    raw = score_pictures(model, None, FakePictures(x), config, CPU)
+    raw = score_pictures(model, None, TensorPictures(x), config, CPU)
     expected = []
     for part in x.split(3):
         mean = part.mean(dim=(0, 2, 3), keepdim=True)
@@ -204,7 +180,7 @@ def test_batch_norm_by_the_batch_normalises_by_it_alone() -> None:
 def test_mixed_precision_reaches_the_network_and_not_the_distances() -> None:
     torch.manual_seed(0)
     network = nn.Conv2d(3, 3, 3, padding=1).cuda()
-    pictures = FakePictures(torch.randn(4, 3, 16, 16))
+    pictures = TensorPictures(torch.randn(4, 3, 16, 16))
     full, mixed = (
         score_pictures(network, None, pictures, Config(precision=name), torch.device("cuda"))
         for name in ("32", "bf16")

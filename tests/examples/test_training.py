@@ -105,6 +105,32 @@ def test_generator_step_leaves_the_discriminator_alone(tmp_path: Path) -> None:
     assert all(p.grad is not None and p.grad.any() for p in trainer.generator.head.parameters())
 
 
+@pytest.mark.parametrize(
+    ("flips", "mirrored"),
+    [("both", [(), (-1,), (-2,), (-2, -1)]), ("horizontal", [(), (-1,)]), ("none", [()])],
+)
+def test_pictures_are_mirrored_only_as_asked(
+    flips: str, mirrored: list[tuple[int, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = FakePictures(40)
+    seen: list[Tensor] = []
+    step = Trainer._step
+
+    def note(trainer: Trainer, x: Tensor) -> dict[str, Tensor]:
+        seen.extend(x.clone())
+        return step(trainer, x)
+
+    monkeypatch.setattr(Trainer, "_step", note)
+    train(config(variant="ae", epochs=1, flips=flips), pictures, tmp_path, device="cpu")
+    order = [index for batch in pictures.asked for index in batch]
+    kinds = set()
+    for index, x in zip(order, seen, strict=True):
+        ways = [way for way in mirrored if torch.equal(x, pictures.values[index].flip(way))]
+        assert len(ways) == 1
+        kinds |= set(ways)
+    assert kinds == set(mirrored)  # 40 pictures: each way is all but certain to come
+
+
 def test_float16_scales_each_loss_by_a_scaler_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,10 +4,12 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from daad.config import Config
+from daad.training import Trainer
 
 SMALL = {
     **{"image_size": 32, "width": 4, "num_items": 5, "division": (2, 2, 1)},
@@ -33,6 +35,21 @@ class FakePictures:
     def batch(self, indices: Tensor, device: torch.device) -> Tensor:
         self.asked.append(indices.tolist())
         return self.values[indices].to(device)
+
+
+def break_off(patch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Let training be interrupted as by Ctrl-C in this epoch, counted from 1 over all runs."""
+    begun = 0
+    run_epoch = Trainer._run_epoch
+
+    def interrupted(*arguments: Any) -> dict[str, float]:
+        nonlocal begun
+        begun += 1
+        if begun == epoch:
+            raise KeyboardInterrupt
+        return run_epoch(*arguments)
+
+    patch.setattr(Trainer, "_run_epoch", interrupted)
 
 
 def read_history(run: Path) -> list[dict[str, str]]:
