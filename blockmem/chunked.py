@@ -61,13 +61,24 @@ def read_blocks(
     items, size = memory.shape
     kept = values.new_empty(kept_size(x.numel() // size, items, size, x.dtype, keep))
     for index, rows, (queries,) in _chunks([x], memory, block_shape):
-        queries.mul_(inverse_norms(queries).unsqueeze(1))
-        logits = times(queries, values.T).mul_(inverse / how.temperature)
-        if len(kept):
-            kept.view(-1, items)[rows] = logits
-        weights = _shrink_(torch.softmax(logits, dim=1), how)
-        _put(times(weights, values), out, index, block_shape)
+        logits = kept.view(-1, items)[rows] if len(kept) else None
+        answers = _answers(queries, values, inverse / how.temperature, how, logits)
+        _put(answers, out, index, block_shape)
+        del answers  # before the next are made
     return out, kept
+
+
+def _answers(
+    queries: Tensor, values: Tensor, scale: Tensor, how: Addressing, kept: Tensor | None
+) -> Tensor:
+    """Of a chunk, `(R, D)`; overwrites the queries, and puts the logits where they are kept."""
+    queries.mul_(inverse_norms(queries).unsqueeze(1))
+    logits = times(queries, values.T).mul_(scale)
+    if kept is not None:
+        kept.copy_(logits)
+    weights = torch.softmax(logits, dim=1)
+    del logits
+    return times(_shrink_(weights, how), values)
 
 
 def read_blocks_backward(
@@ -99,26 +110,44 @@ def read_blocks_backward(
     for index, rows, pair in _chunks([grad, x], memory, block_shape):
         inverse_queries = inverse_norms(pair[1]).unsqueeze(1)
         queries = pair[1].mul_(inverse_queries)
-        if len(kept):
-            grad_weights, logits = times(pair[0], values.T), kept.view(-1, len(values))[rows]
-        else:
-            grad_weights, logits = times(pair.flatten(0, 1), values.T).view(2, len(queries), -1)
-            logits.mul_(inverse / how.temperature)
-        weights_pair = _backward_softmax(logits, grad_weights, how)
-        grad_logits = weights_pair[1]
-        along = grad_weights.copy_(grad_logits).mul_(logits)
-        grad_logits.mul_(inverse / how.temperature)
+        logits = kept.view(-1, len(values))[rows] if len(kept) else None
+        both, along = _weights_and_factors(pair, values, inverse / how.temperature, how, logits)
         if grad_memory is not None:
             along_items += along.sum(dim=0)
-            add_products(grad_memory, weights_pair.flatten(0, 1), pair.flatten(0, 1))
+            add_products(grad_memory, both.flatten(0, 1), pair.flatten(0, 1))
         if grad_x is not None:
-            grad_queries = times(grad_logits, values)
+            grad_queries = times(both[1], values)
             grad_queries.addcmul_(queries, along.sum(dim=1, keepdim=True), value=-1)
             _put(grad_queries.mul_(inverse_queries), grad_x, index, block_shape)
+            del grad_queries
+        del both, along  # before the next are made
     if grad_memory is None:
         return grad_x, None
     grad_memory.addcmul_(values, (along_items * inverse.square()).unsqueeze(1), value=-1)
     return grad_x, grad_memory.to(memory.dtype)
+
+
+def _weights_and_factors(
+    pair: Tensor, values: Tensor, scale: Tensor, how: Addressing, logits: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Of a chunk's gradients of answers and unit queries `(2, R, D)`: w and ds/(|m_i| t),
+    `(2, R, N)`, and ds s `(R, N)`."""
+    if logits is None:
+        grad_weights, logits = times(pair.flatten(0, 1), values.T).view(2, pair.shape[1], -1)
+        logits.mul_(scale)
+    else:
+        grad_weights = times(pair[0], values.T)
+    both = logits.new_empty((2, *logits.shape))
+    weights, grad_logits = both
+    probabilities = torch.softmax(logits, dim=1)
+    _shrink_(weights.copy_(probabilities), how)
+    torch.mul(weights, grad_weights, out=grad_logits)
+    total = grad_logits.sum(dim=1, keepdim=True)
+    # Dropped items still feel the softmax, unless renormalize took them out of it
+    grad_logits.addcmul_(weights if how.renormalize else probabilities, total, value=-1)
+    along = torch.mul(grad_logits, logits, out=probabilities)
+    grad_logits.mul_(scale)
+    return both, along
 
 
 def _chunks(
@@ -159,16 +188,3 @@ def _shrink_(probabilities: Tensor, how: Addressing) -> Tensor:
         total = weights.sum(dim=1, keepdim=True)
         weights.div_(total.masked_fill_(total == 0, 1))
     return weights
-
-
-def _backward_softmax(logits: Tensor, grad_weights: Tensor, how: Addressing) -> Tensor:
-    """Weights and the gradient of logits, `(2, R, N)`. Overwrites the gradient of the weights."""
-    both = logits.new_empty((2, *logits.shape))
-    weights, grad_logits = both
-    probabilities = torch.softmax(logits, dim=1)
-    _shrink_(weights.copy_(probabilities), how)
-    torch.mul(weights, grad_weights, out=grad_logits)
-    total = grad_logits.sum(dim=1, keepdim=True)
-    # Dropped items still feel the softmax, unless renormalize took them out of it
-    grad_logits.addcmul_(weights if how.renormalize else probabilities, total, value=-1)
-    return both

@@ -35,8 +35,8 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         return
     if a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
         half = len(a) // 2
-        first, second = (_onednn(b[t].T, a[t]) for t in (slice(half), slice(half, None)))
-        total.add_(first.add_(second).T)
+        product = _onednn(b[:half].T, a[:half]).add_(_onednn(b[half:].T, a[half:]))
+        total.add_(product.T)
         return
     step = max(1, SLAB // b.shape[1])  # by slabs of items, as a whole product is much memory
     for start in range(0, len(a), TERMS):
