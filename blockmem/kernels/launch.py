@@ -140,7 +140,9 @@ def read_blocks_backward(
     grad_x = torch.empty_like(x)
     call = Call.of(x, grad_x, memory, block_shape, how)
     if call.blocks.count:
-        backward = _backward_small if call.small else _backward_large
+        # By what the forward kept: PyTorch's float32 setting may have changed in between
+        small_blocks = kept.numel() == call.blocks.count
+        backward = _backward_small if small_blocks else _backward_large
         with _on(x.device):
             grad_memory = backward(call, grad, grad_x, kept, needs)
     else:

@@ -66,6 +66,24 @@ def test_logits_are_kept_in_float32_and_items_get_their_own_dtype():
     assert {out.dtype, *(grad.dtype for grad in grads)} == {torch.float16}
 
 
+@pytest.mark.parametrize("settings", [("highest", "high"), ("high", "highest")])
+def test_the_precision_may_change_before_the_backward(settings, monkeypatch):
+    """At D = 128 it decides which kernels compute, and so what is kept for the backward."""
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (torch.randn(1, 128, 4, 4, generator=generator) for _ in range(2))
+    memory = torch.randn(20, 128, generator=generator)
+    how = Addressing(0.3, clear_threshold(x, memory, (128, 1, 1), 0.3), False)
+    expected = ground_truth(x, memory, grad, (128, 1, 1), how)[1:]
+    x, grad, memory = (t.to(DEVICE) for t in (x, grad, memory))
+    before, after = settings
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: before)
+    _, kept = launch.read_blocks(x, memory, (128, 1, 1), how, keep=True)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: after)
+    grads = launch.read_blocks_backward(grad, x, memory, kept, (128, 1, 1), how, (True, True))
+    for found, truth in zip(grads, expected, strict=True):
+        assert_close(found.cpu().double(), truth, rtol=0, atol=5e-3 * truth.abs().max().item())
+
+
 @pytest.mark.parametrize("batch", [0, 2])
 @pytest.mark.parametrize("block", [(4, 1, 1), (4, 12, 12)])
 @pytest.mark.parametrize("needs", [(True, False), (False, True)])
