@@ -15,16 +15,16 @@ SLAB = 2**21  # numbers in a temporary product: 8 MB in float32
 TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
-def times(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b`, of `(R, K)` and `(K, C)`."""
+def times(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
+    """`a @ b`, of `(R, K)` and `(K, C)`; by oneDNN in sums of so many `terms`."""
     if not _onednn_takes(a, b):
         return torch.mm(a, b)
-    if not b.is_contiguous() or len(b) <= TERMS:
+    if not b.is_contiguous() or len(b) <= terms:
         return _onednn(a, b)
-    product = _onednn(a[:, :TERMS], b[:TERMS])
-    for start in range(TERMS, len(b), TERMS):
-        terms = slice(start, start + TERMS)
-        product += _onednn(a[:, terms], b[terms])
+    product = _onednn(a[:, :terms], b[:terms])
+    for start in range(terms, len(b), terms):
+        some = slice(start, start + terms)
+        product += _onednn(a[:, some], b[some])
     return product
 
 
@@ -32,18 +32,14 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
     """In place, `total += a.T @ b`, of `(R, N)` and `(R, D)`."""
     if not _onednn_takes(a, b):
         total.addmm_(a.T, b)
-        return
-    if a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
-        half = len(a) // 2
-        product = _onednn(b[:half].T, a[:half]).add_(_onednn(b[half:].T, a[half:]))
-        total.add_(product.T)
-        return
-    step = max(1, SLAB // b.shape[1])  # by slabs of items, as a whole product is much memory
-    for start in range(0, len(a), TERMS):
-        terms = slice(start, start + TERMS)
-        for first in range(0, a.shape[1], step):
-            items = slice(first, first + step)
-            total[items].add_(_onednn(a[terms, items].T, b[terms]))
+    elif a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
+        # In two sums: more cost time where D is small, and chunks are many sums already
+        total.add_(times(b.T, a, -(-len(a) // 2)).T)
+    else:  # by slabs of items, as a whole product is much memory
+        step = max(1, SLAB // b.shape[1])
+        for start in range(0, a.shape[1], step):
+            items = slice(start, start + step)
+            total[items].add_(times(a[:, items].T, b))
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:

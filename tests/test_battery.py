@@ -211,3 +211,12 @@ def test_flips_at_the_kink_are_bounded(dtype, place):
     assert 0 < close.any(dim=-1).double().mean() < 0.02  # of the answers could differ at all
     allowed = close.double() @ memory.abs() / items * (1 + 1e-5)
     assert ((out - truth).abs() <= allowed + TOLERANCE[dtype] * truth.abs().max()).all()
+
+
+@places
+@pytest.mark.parametrize("block", [(8, 1, 1), (8, 3, 2)])
+def test_any_strides_of_the_memory(block, place):
+    generator = torch.Generator().manual_seed(2)
+    x, grad = (torch.randn(2, 8, 6, 6, generator=generator) for _ in range(2))
+    memory = torch.randn(math.prod(block), 11, generator=generator).T
+    check(x, memory, grad, block, Addressing(0.5, 0.0, False), place)

@@ -166,10 +166,9 @@ def _processors(device: torch.device) -> int:
 # Small blocks
 
 
-def _small(call: Call, tile: Tile) -> dict[str, Any]:
+def _small(call: Call, tile: Tile, inverse: Tensor) -> dict[str, Any]:
     numbers = max(16, triton.next_power_of_2(call.blocks.size))
     operand = tl.bfloat16 if call.operand == torch.bfloat16 else tl.float32
-    inverse = chunked.inverse_norms(call.memory)
     return {
         **call.common(),
         **call.tiled(tile._replace(numbers=numbers)),
@@ -183,22 +182,26 @@ def _small(call: Call, tile: Tile) -> dict[str, Any]:
 
 def _read_small(call: Call, out: Tensor, kept: Tensor) -> None:
     tile = call.tile("small read")
+    inverse = chunked.inverse_norms(call.memory)
     totals = kept if kept.numel() else call.new(call.blocks.count)
     small.read_kernel[(triton.cdiv(call.blocks.count, tile.rows),)](
-        **call.map("x", call.x), **call.map("out", out), **_small(call, tile), totals=totals
+        **call.map("x", call.x),
+        **call.map("out", out),
+        **_small(call, tile, inverse),
+        totals=totals,
     )
 
 
 def _backward_small(
     call: Call, grad: Tensor, grad_x: Tensor, totals: Tensor, needs: tuple[bool, bool]
 ) -> Tensor | None:
-    count, size = call.blocks.count, call.blocks.size
+    count, size, inverse = call.blocks.count, call.blocks.size, chunked.inverse_norms(call.memory)
     maps = call.map("x", call.x) | call.map("grad", grad)
     rows = {name: call.new(count) for name in ("deltas", "sums", "inverses")}
     rows["totals"] = totals
     tile = call.tile("small grad_queries")
     small.grad_queries_kernel[(triton.cdiv(count, tile.rows),)](
-        **maps, **call.map("out", grad_x), **rows, **_small(call, tile)
+        **maps, **call.map("out", grad_x), **rows, **_small(call, tile, inverse)
     )
     if not needs[1]:
         return None
@@ -207,9 +210,9 @@ def _backward_small(
     share, shares = _shares(count, tile.rows, 2 * _processors(call.x.device) // columns)
     partial, along = call.new(shares, call.items, size), call.new(shares, call.items)
     small.grad_items_kernel[(columns, shares)](
-        **maps, **rows, **_small(call, tile), share=share, partial=partial, partial_along=along
-    )
-    inverse = chunked.inverse_norms(call.memory)
+        **maps, **rows, **_small(call, tile, inverse), share=share, partial=partial,
+        partial_along=along,
+    )  # fmt: skip
     across = (along.sum(dim=0) * inverse.square()).unsqueeze(1)
     return partial.sum(dim=0).addcmul_(call.memory.float(), across, value=-1)
 
@@ -284,7 +287,7 @@ def _find_weights(call: Call, tables: Tables) -> None:
     large.weights_kernel[(tables.blocks,)](**parts, **_rows(call, tables))
 
 
-def _mix(call: Call, weights: Tensor, out: Tensor, tables: Tables, along: Tensor | None) -> None:
+def _read(call: Call, weights: Tensor, out: Tensor, tables: Tables, along: Tensor | None) -> None:
     """Weighted sums of items into a map, and where `along` is given less that times x."""
     tile = call.tile("large read")
     tiles = triton.cdiv(tables.blocks, tile.rows), triton.cdiv(call.blocks.size, tile.numbers)
@@ -298,7 +301,7 @@ def _mix(call: Call, weights: Tensor, out: Tensor, tables: Tables, along: Tensor
 def _read_large(call: Call, out: Tensor, kept: Tensor) -> None:
     for tables in _chunks(call, kept):
         _find_weights(call, tables)
-        _mix(call, tables.weights, out, tables, along=None)
+        _read(call, tables.weights, out, tables, along=None)
 
 
 def _backward_large(
@@ -317,7 +320,7 @@ def _backward_large(
             along=along, row_along=row_along,
         )  # fmt: skip
         if needs[0]:
-            _mix(call, factors, grad_x, tables, row_along)
+            _read(call, factors, grad_x, tables, row_along)
         if grad_memory is not None:
             _add_grad_items(call, grad, tables, factors, along, grad_memory)
     return grad_memory

@@ -2,15 +2,14 @@
 
 import os
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from picture_files import make_category, one_line, save, save_noise
 from PIL import Image, ImageFile
 
-from daad import data
 from daad.data import (
     TABLE_ORDER,
     Pictures,
@@ -19,36 +18,8 @@ from daad.data import (
     load_category,
     load_masks,
 )
-from daad.errors import UserError
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def save(path: Path, color: object = (10, 20, 30), size: int = 8, mode: str = "RGB") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, (size, size), color).save(path)
-    return path
-
-
-def save_noise(path: Path, width: int = 40, height: int = 30, seed: int = 0) -> Path:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-    return path
-
-
-def make_category(folder: Path) -> Path:
-    """Two pictures to train on; one good and one scratched to test, with its mask."""
-    for name in ("train/good/0.png", "train/good/1.png", "test/good/0.png", "test/scratch/0.png"):
-        save(folder / name)
-    save(folder / "ground_truth/scratch/0_mask.png", 255, mode="L")
-    return folder
-
-
-def pixel(path: Path) -> list[int]:
-    """The top left pixel as the network sees it, back in 0 to 255."""
-    values = Pictures([path], 4).batch(torch.tensor([0]), "cpu")[0, :, 0, 0]
-    return ((values + 1) * 127.5).round().int().tolist()
 
 
 # Finding files
@@ -134,14 +105,6 @@ def test_categories_come_in_the_papers_order(tmp_path: Path) -> None:
 # Each refusal is one line that names the folder and what to do.
 
 
-def one_line(call: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
 def test_no_such_root(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     expected = f"{missing}: no such folder; give the one that holds the categories"
@@ -223,123 +186,6 @@ def test_a_broken_mask_is_named(tmp_path: Path) -> None:
     mask.write_bytes(b"\x89PNG")
     sample = Sample(tmp_path / "0.png", "scratch", mask)
     assert f"{mask}: cannot be read" in one_line(lambda: load_masks([sample], 8))
-
-
-# From files to numbers
-
-
-@pytest.mark.parametrize(
-    ("mode", "color", "suffix", "expected"),
-    [
-        ("RGB", (10, 20, 30), "png", [10, 20, 30]),
-        ("L", 77, "png", [77, 77, 77]),
-        ("1", 1, "png", [255, 255, 255]),
-        ("I;16", 0x4D00, "png", [77, 77, 77]),
-        ("I;16", 0x4D00, "tif", [77, 77, 77]),
-        ("I", 0x4D00, "tif", [77, 77, 77]),
-        ("LA", (0, 0), "png", [255, 255, 255]),
-        ("RGBA", (10, 20, 30, 255), "png", [10, 20, 30]),
-        ("RGBA", (10, 20, 30, 0), "png", [255, 255, 255]),
-        ("CMYK", (0, 255, 255, 0), "tif", [255, 0, 0]),
-    ],
-)
-def test_odd_formats(
-    tmp_path: Path, mode: str, color: object, suffix: str, expected: list[int]
-) -> None:
-    assert pixel(save(tmp_path / f"0.{suffix}", color, mode=mode)) == expected
-
-
-def test_palettes_and_their_transparency(tmp_path: Path) -> None:
-    image = Image.new("P", (8, 8), 1)
-    image.putpalette([0, 0, 0, 200, 100, 50])
-    image.save(tmp_path / "0.png")
-    image.save(tmp_path / "1.png", transparency=bytes([255, 0]))
-    assert pixel(tmp_path / "0.png") == [200, 100, 50]
-    assert pixel(tmp_path / "1.png") == [255, 255, 255]
-
-
-@pytest.mark.parametrize(("mode", "color"), [("F", 0.5), ("I", 70000), ("I", -1)])
-def test_values_without_a_known_range_are_refused(tmp_path: Path, mode: str, color: float) -> None:
-    path = save(tmp_path / "0.tif", color, mode=mode)
-    assert "save it with 8 or 16 bits" in one_line(lambda: Pictures([path], 4))
-
-
-def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 16), "black")
-    image.paste("white", (0, 0, 8, 8))  # white on top; turned by 180 degrees, at the bottom
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    image.save(tmp_path / "0.png", exif=exif)
-    seen = Pictures([tmp_path / "0.png"], 8).batch(torch.tensor([0]), "cpu")
-    assert seen[0, 0, 0, 0] == -1
-    assert seen[0, 0, 7, 0] == 1
-
-
-def test_batches_are_what_pil_makes_of_the_files(tmp_path: Path) -> None:
-    paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(5)]
-    pictures = Pictures(paths, 16)
-    assert len(pictures) == 5
-    batch = pictures.batch(torch.tensor([3, 0, 3]), "cpu")
-    assert batch.shape == (3, 3, 16, 16)
-    assert batch.dtype == torch.float32
-    for row, index in enumerate((3, 0, 3)):
-        image = Image.open(paths[index]).resize((16, 16), Image.Resampling.BICUBIC)
-        expected = torch.tensor(np.asarray(image), dtype=torch.float64).permute(2, 0, 1)
-        torch.testing.assert_close(batch[row].double(), expected / 127.5 - 1, atol=1e-6, rtol=0)
-
-
-def test_a_batch_is_the_callers_own(tmp_path: Path) -> None:
-    pictures = Pictures([save(tmp_path / "0.png", "white")], 4)
-    pictures.batch(torch.tensor([0]), "cpu").zero_()
-    assert (pictures.batch(torch.tensor([0]), "cpu") == 1).all()
-
-
-def test_the_memory_limit_changes_when_files_are_read_but_not_what_comes_out(
-    tmp_path: Path,
-) -> None:
-    paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
-    size = len(paths) * 3 * 16 * 16
-    kept = Pictures(paths, 16, memory_limit=size)
-    read = Pictures(paths, 16, memory_limit=size - 1)
-    indices = torch.tensor([2, 1, 1])
-    assert torch.equal(kept.batch(indices, "cpu"), read.batch(indices, "cpu"))
-    for path in paths:
-        path.unlink()
-    assert kept.batch(indices, "cpu").shape == (3, 3, 16, 16)
-    with pytest.raises(UserError):
-        read.batch(indices, "cpu")
-
-
-def test_half_of_theavailable_memory_is_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = save(tmp_path / "0.png")
-    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4)
-    kept = Pictures([path], 4)
-    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
-    read = Pictures([path], 4)
-    path.unlink()
-    assert len(kept.batch(torch.tensor([0]), "cpu")) == 1
-    with pytest.raises(UserError):
-        read.batch(torch.tensor([0]), "cpu")
-
-
-def test_the_machines_memory_is_a_sensible_number() -> None:
-    assert 2**26 < data.available_memory() < 2**50
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("memory_limit", [None, 0])
-def test_batches_on_a_gpu(tmp_path: Path, memory_limit: int | None) -> None:
-    paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
-    pictures = Pictures(paths, 16, memory_limit=memory_limit)
-    indices = torch.tensor([2, 0, 2])
-    expected = pictures.batch(indices, "cpu")
-    seen = pictures.batch(indices, "cuda")
-    assert seen.device.type == "cuda"
-    torch.testing.assert_close(seen.cpu(), expected, atol=1e-6, rtol=0)
-    assert torch.equal(pictures.batch(indices.cuda(), "cuda"), seen)
 
 
 # Masks
