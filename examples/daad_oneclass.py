@@ -22,6 +22,9 @@ from daad.errors import UserError
 from daad.evaluation import evaluate as evaluate_category
 from daad.labelled import LabelledSet, load_labelled
 from daad.oneclass import (
+    IMAGE_SIZE,
+    OWN_DIVISION,
+    OWN_FLIPS,
     TABLE_2,
     class_of_run,
     collect,
@@ -45,11 +48,6 @@ from daad.options import (
 )
 from daad.runs import Hardware, claim_folders, finished, require_resumable, run_category
 
-IMAGE_SIZE = 32
-# A block of the paper shows 32x32 pixels of its 256x256: here, the whole picture.
-DIVISION = (1, 1, 1)
-# Turned upside down and mirrored, a 6 is a 9: digits are anomalies of each other when flipped.
-OWN_FLIPS = {"mnist": "none", "cifar10": "both"}
 # 40 epochs of 5000 to 6000 pictures are about as many steps as the paper's 1000 of bottle's 209.
 DEFAULTS = {"epochs": 40, "checkpoint_every": 5}
 
@@ -125,7 +123,7 @@ def _decide(
 ) -> Config:
     """`config` resolved, with what was not given chosen for pictures of 32x32; see the constants."""
     memae = config.variant.startswith("memae")  # by pixels if nothing else is asked for
-    own = None if memae else DIVISION
+    own = None if memae else OWN_DIVISION
     config = dataclasses.replace(
         config,
         image_size=IMAGE_SIZE,

@@ -11,7 +11,7 @@ from daad.files import write_atomically
 from daad.model import Discriminator, Generator
 
 NAME = "checkpoint.ckpt"
-# What a run that goes on may set otherwise than before.
+# What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
 RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
 
 
@@ -49,7 +49,8 @@ def settings_that_differ(stored: dict[str, Any], config: Config) -> list[str]:
     return [
         f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
         for name in now
-        if now[name] != before[name] and name not in RESUMABLE
+        if now[name] != before[name]
+        and (name not in RESUMABLE or (name == "epochs" and config.schedule != "constant"))
     ]
 
 

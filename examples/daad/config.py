@@ -52,7 +52,10 @@ class Config:
         False, NETWORK, "Make the weights that are left sum to 1 (MemAE does, the text does not)."
     )
     memory_init: str = _option(
-        "uniform", NETWORK, "uniform in +-1/sqrt(D), or normal with that deviation."
+        "uniform",
+        NETWORK,
+        "Items at first: uniform in +-1/sqrt(D), normal with that deviation, or blocks of the "
+        "network's own maps.",
     )
     discriminator: bool | None = _option(
         None, LOSSES, "Train a discriminator beside the network; daad+ does."
@@ -60,8 +63,11 @@ class Config:
     lambda_rec: float = _option(50.0, LOSSES, "Weight of the reconstruction loss.")
     lambda_adv: float = _option(0.5, LOSSES, "Weight of the adversarial loss.")
     lambda_ali: float = _option(0.5, LOSSES, "Weight of the alignment loss.")
-    distance: str = _option(
-        "squared", LOSSES, "In Eq. 4, 6 and the scores: squared (mean of squares) or l2 (the norm)."
+    distance: str | None = _option(
+        None,
+        LOSSES,
+        "In Eq. 4, 6 and the scores: squared (mean of squares), or l2 (the norm, as printed); squared "
+        "without a discriminator, l2 with one, whose losses squares would not outweigh.",
     )
     gan_loss: str = _option(
         "non-saturating", LOSSES, "The network's: non-saturating, or minimax (Eq. 5 to the letter)."
@@ -87,8 +93,18 @@ class Config:
     lr: float | None = _option(
         None, TRAINING, "Adam's learning rate; 1e-4, or 2e-4 with a discriminator and for video."
     )
+    schedule: str = _option(
+        "constant",
+        TRAINING,
+        "The learning rate's: constant (the paper), or cosine, down to 0 at the last epoch.",
+    )
     flips: str = _option(
         "both", TRAINING, "Mirror pictures at random: both (ways, as the paper), horizontal, none."
+    )
+    statistics: str = _option(
+        "recomputed",
+        TRAINING,
+        "BatchNorm's at the end: recomputed over the pictures, or running, as training left them.",
     )
     seed: int = _option(0, TRAINING, "Of weights, order and flips.")
     precision: str = _option("32", TRAINING, "32, or automatic mixed precision in bf16 or 16.")
@@ -142,18 +158,21 @@ class Config:
             self,
             division=self.division or (PIXEL if pixel else (8, 8, 1)),
             discriminator=discriminator,
+            distance=self.distance or ("l2" if discriminator else "squared"),
             lr=self.lr or default_lr,
         )
         config._check()
         return config
 
     def _check(self) -> None:
-        _check_choice("memory-init", self.memory_init, ("uniform", "normal"))
-        _check_choice("distance", self.distance, ("squared", "l2"))
+        _check_choice("memory-init", self.memory_init, ("uniform", "normal", "blocks"))
+        _check_choice("distance", self.distance or "", ("squared", "l2"))
         _check_choice("gan-loss", self.gan_loss, ("non-saturating", "minimax"))
         _check_choice("feature", self.feature, ("classifier", "extractor"))
         _check_choice("scaling", self.scaling, ("test", "normals"))
         _check_choice("batch-norm", self.batch_norm, ("eval", "batch"))
+        _check_choice("statistics", self.statistics, ("recomputed", "running"))
+        _check_choice("schedule", self.schedule, ("constant", "cosine"))
         _check_choice("flips", self.flips, tuple(FLIPS))
         _check_choice("precision", self.precision, ("32", "bf16", "16"))
         for name in (

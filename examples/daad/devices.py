@@ -1,6 +1,8 @@
 """Where a run computes: the choice of device, and Fabric set up for one process or several."""
 
 import os
+import platform
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,22 @@ def pick_device(name: str) -> torch.device:
             f"use a smaller index, or --device cpu"
         )
     return torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with the number of threads that PyTorch uses on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} thread(s)"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> Fabric:

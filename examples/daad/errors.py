@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The text says what was wrong, what was expected and what to do.
     """
+
+
+class OutOfTime(Exception):
+    """Training stopped at its deadline, with a checkpoint to go on from."""

@@ -83,10 +83,11 @@ def _metrics(found: report.Findings) -> dict[str, Any]:
 
 
 def _areas(found: report.Findings, labels: Tensor, members: Tensor) -> dict[str, float | None]:
-    """Both AUROCs over the pictures `members`; by pixel over those whose mask is known."""
+    """All AUROCs over the pictures `members`; by pixel over those whose mask is known."""
     marked = members & found.known
     return {
         "image_auroc": image_auroc(found.scores[members], labels[members]),
+        "image_auroc_peak": image_auroc(found.peaks[members], labels[members]),
         "pixel_auroc": pixel_auroc(found.raw.error_maps[marked], found.masks[marked]),
     }
 
@@ -109,10 +110,10 @@ def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
 def _write_scores(path: Path, found: report.Findings) -> None:
     columns = _score_columns(found.raw, found.scores)
-    header = ("path", "label", "defect", "reconstruction", "alignment", "score")
+    header = ("path", "label", "defect", "reconstruction", "alignment", "score", "peak")
     rows = [
-        (sample.name, sample.label, sample.defect, *values)
-        for sample, values in zip(found.samples, columns, strict=True)
+        (sample.name, sample.label, sample.defect, *values, peak)
+        for sample, values, peak in zip(found.samples, columns, found.peaks.tolist(), strict=True)
     ]
     write_csv(path, header, rows)
 

@@ -24,6 +24,11 @@ from daad.runs import finished, read_settings
 
 # Image AUROC, mean over the classes. MemAE's was measured on a part of the test set (footnote 1).
 TABLE_2 = {"mnist": {"DAAD": 0.990, "MemAE": 0.975}, "cifar10": {"DAAD": 0.753, "MemAE": 0.609}}
+IMAGE_SIZE = 32
+# A block of the paper shows 32x32 pixels of its 256x256: here, the whole picture.
+OWN_DIVISION = (1, 1, 1)
+# Turned upside down and mirrored, a 6 is a 9: digits are anomalies of each other when flipped.
+OWN_FLIPS = {"mnist": "none", "cifar10": "both"}
 COLUMNS = ("class", "test_good", "test_anomalous", "epoch", "image_auroc")
 
 Metrics = Mapping[str, Any]

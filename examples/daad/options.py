@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -44,6 +44,28 @@ def given(**choices: Any) -> dict[str, Any]:
 def auroc_text(value: float | None) -> str:
     """An AUROC to three digits; a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def pick_names(option: str, text: str, known: Collection[str]) -> list[str]:
+    """The names in `text`, in the order of `known`; all of them for "all". UserError for others."""
+    if text == "all":
+        return list(known)
+    wanted = {part.strip() for part in text.split(",")}
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        raise UserError(
+            f"{option} {text}: no {', '.join(unknown) or '(empty)'}; give all, or some of these "
+            f"with commas between: {', '.join(known)}"
+        )
+    return [name for name in known if name in wanted]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"0,1,2"` as sorted numbers; UserError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError(f"--seeds {text}: give whole numbers with commas between, such as 0,1,2")
+    return sorted({int(part) for part in parts})
 
 
 def config_options(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from daad.data import GOOD, Sample
 from daad.files import write_text
 from daad.plotting import BLUE, INK, ORANGE, PALE, calm, save_figure
 from daad.progress import LOSSES
-from daad.scoring import Raw, image_auroc, to_unit_interval
+from daad.scoring import Raw, image_auroc, peaks, to_unit_interval
 
 HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
@@ -38,6 +39,11 @@ class Findings:
     scores: Tensor
     masks: Tensor
     known: Tensor
+
+    @cached_property
+    def peaks(self) -> Tensor:
+        """The peak of each error map, (n,)."""
+        return peaks(self.raw.error_maps)
 
 
 def draw_figures(folder: Path, findings: Findings, history: Sequence[Mapping[str, Any]]) -> None:
@@ -273,7 +279,10 @@ def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
         f"anomalous pictures{marked}. "
         f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
     )
-    areas = [("image AUROC", metrics["image_auroc"])]
+    areas = [
+        ("image AUROC", metrics["image_auroc"]),
+        ("by the error's peak", metrics["image_auroc_peak"]),
+    ]
     if counts["masks"]:
         areas.append(("pixel AUROC", metrics["pixel_auroc"]))
     if "oracle_image_auroc" in metrics:

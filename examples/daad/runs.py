@@ -20,7 +20,7 @@ from daad.checkpoint import (
 )
 from daad.config import Config
 from daad.data import Category, load_category, load_masks
-from daad.devices import is_first_process, pick_device
+from daad.devices import device_name, is_first_process, pick_device
 from daad.errors import UserError
 from daad.evaluation import METRICS, evaluate, fit_scale
 from daad.files import write_json
@@ -39,14 +39,26 @@ class Hardware:
     devices: int = 1
     num_nodes: int = 1
 
+    @property
+    def name(self) -> str:
+        """What one of the devices is, such as "NVIDIA H200" or "AMD EPYC, 2 threads"."""
+        return device_name(pick_device(self.device))
+
 
 def run_category(
-    config: Config, category: Category, run: Path, hardware: Hardware, *, resume: bool = False
+    config: Config,
+    category: Category,
+    run: Path,
+    hardware: Hardware,
+    *,
+    resume: bool = False,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Train on a category's normal pictures and evaluate on its test set; returns the metrics.
 
     The folder `run` is made: config.json, history.csv, checkpoint.ckpt, scores.csv, metrics.json,
     report.html and figures/. UserError where it exists, unless `resume` is to go on with it.
+    OutOfTime where training was not done at the `deadline`; see `train`.
     """
     config = config.resolve()
     device = pick_device(hardware.device)
@@ -68,6 +80,7 @@ def run_category(
         **dataclasses.asdict(hardware),
         resume=resume,
         scorer=_scorer(config, category, tested) if config.evaluate_every else None,
+        deadline=deadline,
     )
     if held_out:
         pictures = category.pictures(held_out, config.image_size)
@@ -144,7 +157,7 @@ def write_settings(run: Path, config: Config, data: dict[str, str], hardware: Ha
     content = {
         "config": config.to_dict(),
         "data": data,
-        "hardware": dataclasses.asdict(hardware),
+        "hardware": dataclasses.asdict(hardware) | {"name": hardware.name},
         "command": sys.argv,
         "versions": {
             "blockmem": blockmem.__version__,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.functional.classification import binary_auroc
 
@@ -114,6 +115,24 @@ def _scoring_mode(models: Sequence[nn.Module], batch_norm: str) -> Iterator[None
             layer.track_running_stats = track
         for module, training in modes:
             module.training = training
+
+
+def peaks(error_maps: Tensor) -> Tensor:
+    """The highest value of each error map (n, S, S) after smoothing; (n,) float64.
+
+    Another score than R(x), and not the paper's: a defect counts by its own error, whatever its
+    size, where in the mean over the picture many small errors of normal pixels may outweigh it. The
+    filter is a Gaussian of deviation S / 64, cut off at three of them; the border is mirrored.
+    """
+    deviation = error_maps.shape[-1] / 64
+    radius = min(max(1, round(3 * deviation)), error_maps.shape[-1] - 1)
+    places = torch.arange(-radius, radius + 1, device=error_maps.device)
+    kernel = torch.exp(-places.square() / (2 * deviation**2)).to(error_maps.dtype)
+    kernel = kernel / kernel.sum()
+    smooth = functional.pad(error_maps[:, None], (radius,) * 4, mode="reflect")
+    for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
+        smooth = functional.conv2d(smooth, kernel.view(shape))
+    return smooth.flatten(1).amax(1).double()
 
 
 @dataclass(frozen=True)

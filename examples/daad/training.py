@@ -11,17 +11,19 @@ from lightning_fabric import Fabric
 from rich.console import Console
 from torch import Tensor, nn
 
+from daad.batch_norm import recompute_statistics
 from daad.batches import FLIPS, Pictures, epoch_order, flip, split_batches
 from daad.checkpoint import NAME, checkpoint_to_resume, load_state, save_checkpoint
 from daad.config import Config
 from daad.devices import start_fabric
-from daad.errors import UserError
+from daad.errors import OutOfTime, UserError
 from daad.losses import (
     alignment_loss,
     discriminator_loss,
     generator_adversarial_loss,
     reconstruction_loss,
 )
+from daad.memory_init import fill_memories
 from daad.model import Discriminator, Generator
 from daad.progress import Display, History
 
@@ -41,6 +43,7 @@ def train(
     num_nodes: int = 1,
     resume: bool = False,
     scorer: Scorer | None = None,
+    deadline: float | None = None,
 ) -> None:
     """Train `config` (resolved) on `pictures`; leave checkpoint.ckpt and history.csv in `run`.
 
@@ -48,6 +51,8 @@ def train(
     `resume` goes on from the run's checkpoint as if it had never stopped; `run` must then be
     seen by every machine. With several devices each takes `config.batch_size` pictures a step,
     and only the first process returns: the others end here, their work being done.
+    deadline: a time of `time.monotonic()`, for a single process. The epoch in which it passes is
+    the last; OutOfTime then, with a checkpoint to go on from, unless all epochs are done.
     UserError for what cannot be trained, or when a loss is no longer finite.
     """
     if not len(pictures):
@@ -60,7 +65,7 @@ def train(
             console.print(f"nothing left to train: {run} is at epoch {state['epoch']}")
     else:
         trainer = Trainer(config, fabric, run, state)
-        trainer.fit(pictures, scorer, console)
+        trainer.fit(pictures, scorer, console, deadline)
     _end_processes(fabric)
 
 
@@ -104,7 +109,13 @@ class Trainer:
             self.fabric.device.type, enabled=self.config.precision == "16"
         )
 
-    def fit(self, pictures: Pictures, scorer: Scorer | None, console: Console | None) -> None:
+    def fit(
+        self,
+        pictures: Pictures,
+        scorer: Scorer | None = None,
+        console: Console | None = None,
+        deadline: float | None = None,
+    ) -> None:
         config = self.config
         smallest = config.image_size // 2**config.levels
         order, _ = self._epoch_order(len(pictures), torch.Generator())
@@ -115,15 +126,22 @@ class Trainer:
                 f"cannot take a single picture where the last map is one pixel; use "
                 f"--batch-size 2 or more, more pictures, or fewer --levels"
             )
+        if config.memory_init == "blocks" and self.epoch == 0:
+            fill_memories(self.generator, pictures, config, self.fabric.device)
         with Display(config, steps, self.epoch, console) as display:
             while self.epoch < config.epochs:
                 start = time.monotonic()
                 losses = self._run_epoch(pictures, smallest, display)
                 self.epoch += 1
+                if self.epoch == config.epochs and config.statistics == "recomputed":
+                    self._recompute_statistics(pictures)
                 row = self.history.add(self.epoch, losses, time.monotonic() - start)
                 if scorer and config.evaluate_every and self.epoch % config.evaluate_every == 0:
                     row["image_auroc"] = self._score(scorer)
-                self._keep()
+                late = deadline is not None and time.monotonic() >= deadline
+                self._keep(always=late)
+                if late and self.epoch < config.epochs:
+                    raise OutOfTime
 
     def _run_epoch(self, pictures: Pictures, smallest: int, display: Display) -> dict[str, float]:
         """One pass over the pictures; the mean of each loss over them and all devices."""
@@ -132,7 +150,8 @@ class Trainer:
         flips = (flips & torch.tensor(FLIPS[self.config.flips])).to(self.fabric.device)
         totals: dict[str, Tensor] = {}
         seen = 0
-        for indices in batches:
+        for index, indices in enumerate(batches):
+            self._set_learning_rate((self.epoch + index / len(batches)) / self.config.epochs)
             x = pictures.batch(indices, self.fabric.device)
             x = flip(x, flips[seen : seen + len(indices)])
             losses = self._step(x.contiguous(memory_format=MEMORY_FORMAT))
@@ -145,6 +164,19 @@ class Trainer:
         values = dict(zip(totals, means.tolist(), strict=True))
         self._require_finite(values, self.epoch + 1)
         return values
+
+    def _set_learning_rate(self, done: float) -> None:
+        """By the share of training that is done; nothing to keep for a run that goes on."""
+        if self.config.schedule == "cosine":
+            rate = self.config.lr * (1 + math.cos(math.pi * done)) / 2  # type: ignore[operator]
+            for optimizer in self.optimizers.values():
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+
+    def _recompute_statistics(self, pictures: Pictures) -> None:
+        """Every process does the same, so that all have the same networks as before."""
+        device = self.fabric.device
+        recompute_statistics(self.generator, self.discriminator, pictures, self.config, device)
 
     def _epoch_order(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
         fabric = self.fabric
@@ -228,10 +260,10 @@ class Trainer:
         self.fabric.barrier()
         return score
 
-    def _keep(self) -> None:
-        """Write what is due after an epoch: the checkpoint, the history."""
+    def _keep(self, *, always: bool) -> None:
+        """Write what is due after an epoch, or all of it: the checkpoint, the history."""
         every = self.config.checkpoint_every
-        due = self.epoch == self.config.epochs or (every and self.epoch % every == 0)
+        due = always or self.epoch == self.config.epochs or (every and self.epoch % every == 0)
         if due:
             # The epoch's losses came from the weights before its last step.
             sums = {name: _sum(module).item() for name, module in self.modules.items()}

@@ -8,6 +8,7 @@ its model "has not been tailored for video data" (appendix, "Experiments on Vide
 second and the sixth sentence), which leaves no stack of frames to feed it.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,7 @@ class Video:
     @property
     def name(self) -> str:
         """The name of the root folder, such as `ped2`."""
-        return self.root.resolve().name
+        return os.path.basename(os.path.abspath(self.root))  # not that of what it is a link to
 
 
 def load_video(root: Path, labels: Path | None = None) -> Video:

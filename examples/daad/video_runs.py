@@ -47,13 +47,19 @@ def resolve(config: Config) -> Config:
 
 
 def run_video(
-    config: Config, video: Video, run: Path, hardware: Hardware, *, resume: bool = False
+    config: Config,
+    video: Video,
+    run: Path,
+    hardware: Hardware,
+    *,
+    resume: bool = False,
+    deadline: float | None = None,
 ) -> dict[str, Any]:
     """Train on the training clips of `video` and evaluate on its test clips; returns the metrics.
 
     config: resolved. The folder `run` is made: config.json, history.csv, checkpoint.ckpt,
     scores.csv, metrics.json and figures/. UserError where it exists, unless `resume` is to go on
-    with it.
+    with it. OutOfTime where training was not done at the `deadline`; see `train`.
     """
     device = pick_device(hardware.device)
     if is_first_process():
@@ -67,7 +73,15 @@ def run_video(
         data = {"root": str(video.root.resolve()), "labels": str(video.label_source.resolve())}
         write_settings(run, config, data, hardware)
     scorer = _scorer(config, video, tested) if config.evaluate_every else None
-    train(config, learned, run, **dataclasses.asdict(hardware), resume=resume, scorer=scorer)
+    train(
+        config,
+        learned,
+        run,
+        **dataclasses.asdict(hardware),
+        resume=resume,
+        scorer=scorer,
+        deadline=deadline,
+    )
     return evaluate_video(run, video, device, tested)
 
 
@@ -108,7 +122,10 @@ def evaluate_video(
         "variant": config.variant,
         "video": video.name,
         "epoch": checkpoint["epoch"],
-        **_metrics(video, found, config.gamma),
+        "scaling": "test",
+        "gamma": config.gamma,
+        "batch_norm": config.batch_norm,
+        **_metrics(video, found),
         **oracle(history, "frame_auroc"),
     }
     write_csv(run / "scores.csv", COLUMNS, _rows(video, found))
@@ -119,7 +136,7 @@ def evaluate_video(
     return metrics
 
 
-def _metrics(video: Video, found: FrameScores, gamma: float) -> dict[str, Any]:
+def _metrics(video: Video, found: FrameScores) -> dict[str, Any]:
     """AUROCs over all test frames, and within each clip, where scaling over it changes nothing."""
     labels = torch.cat(video.labels)
     clips = {
@@ -134,7 +151,7 @@ def _metrics(video: Video, found: FrameScores, gamma: float) -> dict[str, Any]:
     }
     metrics: dict[str, Any] = {"frame_auroc": frame_auroc(found.score, video.labels)}
     if found.fused is not None:
-        metrics |= {"fused_frame_auroc": frame_auroc(found.fused, video.labels), "gamma": gamma}
+        metrics["fused_frame_auroc"] = frame_auroc(found.fused, video.labels)
     counts = {"clips": len(clips), "frames": len(labels), "abnormal": int(labels.sum())}
     return metrics | {"counts": counts, "clips": clips}
 

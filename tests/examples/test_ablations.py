@@ -10,12 +10,14 @@ from scripts import Done, call, refused, table
 from training_runs import break_off
 
 import daad_ablations
-from daad.ablations import ABLATIONS, DAAD, SCALES, memory_parameters, training_bytes
 from daad.config import Config
 from daad.errors import UserError
 from daad.runs import run_category
 from daad.synthetic import make_dataset
 from daad.training import Trainer
+from paper import jobs
+from paper.settings import SCALES
+from paper.tables import ABLATIONS, DAAD, memory_parameters, training_bytes
 
 # In place of `small`: a second a run. r 4, 8 and 16 do not fit the last level's 2x2.
 TINY = {
@@ -35,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SCALES, "small", TINY)
+    monkeypatch.setitem(SCALES, "small", {"photographs": TINY})
 
 
 def script(*arguments: Any, cwd: Path, scale: str = "small") -> Done:
@@ -45,7 +47,9 @@ def script(*arguments: Any, cwd: Path, scale: str = "small") -> Done:
 
 def settings(name: str) -> dict[str, Config]:
     """The configuration of each row at the paper's scale."""
-    return {row.label: row.setting.config("paper", 0) for row in ABLATIONS[name].rows}
+    return {
+        row.label: row.setting.config("photographs", "paper", 0) for row in ABLATIONS[name].rows
+    }
 
 
 # The tables
@@ -61,7 +65,7 @@ def test_the_papers_columns_have_the_papers_means() -> None:
 
 
 def test_the_papers_scale_is_the_papers() -> None:
-    assert DAAD.config("paper", 3) == Config(seed=3).resolve()
+    assert DAAD.config("photographs", "paper", 3) == Config(seed=3).resolve()
     table3 = settings("table3")
     assert table3["DAAD+"] == Config(variant="daad+").resolve()
     assert (table3["MemAE"].division, table3["MemAE"].num_items) == ("pixel", 500)
@@ -75,7 +79,7 @@ def test_losses_and_scores_are_those_of_table_5() -> None:
     assert [row.score for row in rows] == ["R", "R", "R", "L", "R + L"] * 3
     assert [row.paper for row in rows[5:10]] == [0.802, 0.825, 0.835, 0.841, 0.853]
     for row in rows:
-        config = row.setting.config("paper", 0)
+        config = row.setting.config("photographs", "paper", 0)
         losses = (config.discriminator, config.discriminator and config.lambda_ali > 0)
         assert losses == ("L_adv" in row.label, "L_ali" in row.label)
         assert config.lambda_adv == 0.5
@@ -100,24 +104,35 @@ def test_one_name_is_one_setting() -> None:
     by_name: dict[str, Config] = {}
     for ablation in ABLATIONS.values():
         for row in ablation.rows:
-            config = row.setting.config("paper", 0)
+            config = row.setting.config("photographs", "paper", 0)
             assert by_name.setdefault(row.setting.run, config) == config
     assert len(set(by_name.values())) == len(by_name)
 
 
-def test_the_small_scale_keeps_the_papers_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_small_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     items = {}
     for name in ("table3", "table4", "figure7"):
         for row in ABLATIONS[name].rows[:4]:
-            config = row.setting.config("small", 0)
+            config = row.setting.config("photographs", "small", 0)
             items[row.label] = config.num_items
             assert (config.image_size, config.width, config.epochs) == (128, 16, 40)
             assert config.lr == 1e-3
-    assert (items["DAAD"], items["MemAE"], items["r 1"]) == (31, 125, 31)
-    assert (items["N 100"], items["N 500"], items["N 1000"]) == (6, 31, 62)
+    assert (items["DAAD"], items["MemAE"], items["r 1"]) == (125, 125, 125)
+    assert (items["N 100"], items["N 500"], items["N 1000"]) == (25, 125, 250)
     with pytest.raises(UserError, match="division 16,16,1 does not fit level 4"):
-        ABLATIONS["table4"].rows[4].setting.config("small", 0)
+        ABLATIONS["table4"].rows[4].setting.config("photographs", "small", 0)
+
+
+def test_items_keep_the_papers_ratio_where_a_scale_names_none() -> None:
+    monkey = {"image_size": 128, "width": 16}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "small", {"photographs": monkey, "mnist": {"width": 16}})
+        assert DAAD.config("photographs", "small", 0).num_items == 31
+        memae = ABLATIONS["table3"].rows[1].setting
+        assert memae.config("photographs", "small", 0).num_items == 125
+        digits = DAAD.config("mnist", "small", 0)
+    assert (digits.image_size, digits.division, digits.num_items) == (32, (1, 1, 1), 125)
 
 
 def test_memory_parameters_by_hand() -> None:
@@ -145,35 +160,32 @@ def test_a_table_is_of_what_was_scored(data: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = table(tmp_path / "out" / "results.csv")
     runs = {
-        f"small/{run}/{category}/seed-{seed}"
-        for run in ("daad", "daad+") for category in ("screw", "weave") for seed in (0, 1)
+        (run, category, seed)
+        for run in ("daad", "daad+") for category in ("screw", "weave") for seed in "01"
     }  # fmt: skip
-    assert {line["run"] for line in lines} == runs
-    columns = {"R": "reconstruction", "L": "alignment", "R + L": "score"}
+    assert {(n["setting"], n["subject"], n["seed"]) for n in lines} == runs
+    assert len(lines) == len(runs)
+    columns = {"auroc_r": "reconstruction", "auroc_l": "alignment", "auroc": "score"}
     for line in lines:
-        scores = table(tmp_path / "out" / line["run"] / "scores.csv")
-        score = line["row"].split(": ")[-1] if line["table"] == "table5" else "R + L"
-        expected = area(scores, columns[score])
-        assert float(line["image_auroc"]) == pytest.approx(expected, abs=1e-6)
-        assert (line["scale"], line["width"], line["epochs"]) == ("small", "2", "1")
-        assert (line["pixel_auroc"] == "") == (score == "L")
-    # Table 3 shares its runs and knows figures by category; the CSV has all that is finished.
-    papers = {(n["row"], n["category"]): n["paper"] for n in lines if n["table"] == "table3"}
-    assert papers == {
-        ("DAAD", "screw"): "1.0", ("DAAD", "weave"): "",
-        ("DAAD+", "screw"): "0.987", ("DAAD+", "weave"): "",
-    }  # fmt: skip
+        folder = tmp_path / "out" / "small" / line["setting"] / line["subject"]
+        scores = table(folder / f"seed-{line['seed']}" / "scores.csv")
+        for name, column in columns.items():
+            if name == "auroc_l" and line["setting"] == "daad":
+                assert line[name] == ""
+            else:
+                assert float(line[name]) == pytest.approx(area(scores, column), abs=1e-6)
+        choices = (line["width"], line["division"], line["epochs"])
+        assert (line["scale"], *choices) == ("small", "2", "2x2x1", "1")
+        assert "thread" in line["device"]
+        assert float(line["minutes"]) < 1
 
     printed = done.stdout
-    for row in ("DAAD: R", "DAAD, L_adv, L_ali: L"):
-        own = [n for n in lines if (n["table"], n["row"]) == ("table5", row)]
-        assert len(own) == 4
-        means = [
-            statistics.fmean(float(n["image_auroc"]) for n in own if n["seed"] == seed)
-            for seed in "01"
-        ]
+    rows = {"DAAD: R": ("daad", "auroc_r"), "DAAD, L_adv, L_ali: L": ("daad+", "auroc_l")}
+    for row, (setting, column) in rows.items():
+        own = [n for n in lines if n["setting"] == setting]
+        means = [statistics.fmean(float(n[column]) for n in own if n["seed"] == s) for s in "01"]
         mean, deviation = statistics.fmean(means), statistics.stdev(means)
-        assert f"{mean:.3f} ± {deviation:.3f}" in printed
+        assert f"{mean:.3f} ± {deviation:.3f}" in printed, row
     assert "0.874" in printed  # the paper's for L
     assert "Not the paper's settings" in " ".join(printed.split())
 
@@ -182,13 +194,15 @@ def test_the_paper_beside_the_same_categories(data: Path, tmp_path: Path) -> Non
     common = ("--root", data, "--only", "table3", "--settings", "ae", "--categories")
     done = script(*common, "screw", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (line,) = [
-        line for line in table(tmp_path / "out" / "results.csv") if line["table"] == "table3"
-    ]
+    (line,) = table(tmp_path / "out" / "results.csv")
     one, mean = ([part.strip() for part in row.split("│")[1:-1]] for row in rows_of(done.stdout))
-    ours = f"{float(line['image_auroc']):.3f}"
+    ours = f"{float(line['auroc']):.3f}"
     assert one == ["AE", "screw", "-", ours, "1", "0.956", ""]
     assert mean == ["", "mean of 1", "", ours, "1", "0.956", "0.794"]
+
+
+def without_time(line: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in line.items() if name != "minutes"}
 
 
 def rows_of(printed: str) -> list[str]:
@@ -210,7 +224,7 @@ def test_stopped_and_started(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         break_off(patch, epoch=4)
         assert script(*common, cwd=broken).returncode != 0
     out = broken / "out"
-    assert {line["run"] for line in table(out / "results.csv")} == {"small/ae/weave/seed-0"}
+    assert [line["setting"] for line in table(out / "results.csv")] == ["ae"]
     kept = out / "small" / "ae" / "weave" / "seed-0" / "checkpoint.ckpt"
     before = kept.stat().st_mtime_ns
     assert len(table(out / "small" / "memae" / "weave" / "seed-0" / "history.csv")) == 1
@@ -228,7 +242,7 @@ def test_stopped_and_started(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
         epochs += 1
         return run_epoch(*arguments)
 
-    monkeypatch.setattr(daad_ablations, "run_category", noted)
+    monkeypatch.setattr(jobs, "run_category", noted)
     monkeypatch.setattr(Trainer, "_run_epoch", counted)
     done = script(*common, cwd=broken)
     assert done.returncode == 0, done.stderr
@@ -236,7 +250,8 @@ def test_stopped_and_started(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert trained == ["memae", "daad"]
     assert epochs == 1 + 2  # memae goes on at its second epoch
     assert kept.stat().st_mtime_ns == before
-    assert (out / "results.csv").read_text() == (whole / "out" / "results.csv").read_text()
+    resumed, straight = (table(folder / "results.csv") for folder in (out, whole / "out"))
+    assert [without_time(line) for line in resumed] == [without_time(line) for line in straight]
 
     again = script(*common, cwd=broken)
     assert "3 runs: 3 finished before, kept" in again.stdout
@@ -250,9 +265,7 @@ def test_what_does_not_fit_the_scale_is_said(data: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "Left out of table4 at scale small: r 4: division 4,4,1 does not fit level 4" in said
-    assert {line["run"] for line in table(tmp_path / "out" / "results.csv")} == {
-        "small/daad-r2/weave/seed-0"
-    }
+    assert [line["setting"] for line in table(tmp_path / "out" / "results.csv")] == ["daad-r2"]
     refused(script(*common, "--settings", "daad-r4", cwd=tmp_path), "none of the rows fits it")
 
 
@@ -265,8 +278,8 @@ def test_a_memory_that_does_not_fit_is_refused(
         started.append(config.division)
         raise SystemExit(0)
 
-    monkeypatch.setattr(daad_ablations, "run_category", start)
-    monkeypatch.setattr(daad_ablations, "available_memory", lambda: int(15.7e9))
+    monkeypatch.setattr(jobs, "run_category", start)
+    monkeypatch.setattr(jobs, "available_memory", lambda: int(15.7e9))
     common = ("--root", data, "--only", "table4", "--categories", "weave")
     done = script(*common, cwd=tmp_path, scale="paper")
     refused(done, "daad-r1: 983 M memory parameters", "15.7 GB", "--settings", "--yes")
@@ -275,7 +288,7 @@ def test_a_memory_that_does_not_fit_is_refused(
     assert script(*common, "--yes", cwd=tmp_path, scale="paper").returncode == 0
     others = script(*common, "--settings", "daad-r2", cwd=tmp_path, scale="paper")
     assert "daad-r2: 246 M memory parameters" in others.stdout
-    monkeypatch.setattr(daad_ablations, "available_memory", lambda: int(15.8e9))
+    monkeypatch.setattr(jobs, "available_memory", lambda: int(15.8e9))
     assert "983 M" in script(*common, cwd=tmp_path, scale="paper").stdout
     assert started == [(1, 1, 1), (2, 2, 1), (1, 1, 1)]
 
@@ -283,7 +296,7 @@ def test_a_memory_that_does_not_fit_is_refused(
 def test_refusals_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     common = ("--root", data)
     refused(script("--root", tmp_path / "none", cwd=tmp_path), "none: no such folder")
-    refused(script(*common, "--only", "table9", cwd=tmp_path), "no table9", "table3, table4")
+    refused(script(*common, "--only", "table9", cwd=tmp_path), "no table9", "table3, peak, table4")
     refused(script(*common, "--categories", "zipper", cwd=tmp_path), "no zipper", "screw, weave")
     refused(script(*common, "--settings", "daad-r3", cwd=tmp_path), "no daad-r3", "daad-r16")
     refused(script(*common, "--seeds", "0,x", cwd=tmp_path), "--seeds 0,x", "whole numbers")

@@ -13,6 +13,7 @@ def test_the_defaults_are_the_papers():
     assert (daad.batch_size, daad.epochs, daad.gamma, daad.temperature) == (8, 1000, 0.9, 1.0)
     assert (plus.lambda_rec, plus.lambda_adv, plus.lambda_ali) == (50.0, 0.5, 0.5)
     assert (daad.lr, plus.lr) == (1e-4, 2e-4)
+    assert (daad.distance, plus.distance) == ("squared", "l2")
     assert (daad.discriminator, plus.discriminator) == (False, True)
 
 

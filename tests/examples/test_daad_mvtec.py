@@ -53,7 +53,15 @@ def test_a_run_folder_holds_what_it_should(trained):
     assert settings["config"]["division"] == [2, 2, 1]
     assert settings["data"]["category"] == "gear"
     scores = table(run / "scores.csv")
-    assert list(scores[0]) == ["path", "label", "defect", "reconstruction", "alignment", "score"]
+    assert list(scores[0]) == [
+        "path",
+        "label",
+        "defect",
+        "reconstruction",
+        "alignment",
+        "score",
+        "peak",
+    ]
     assert len(scores) == 4 + 3 * 3
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["defects"]) == {"missing_part", "scratch", "spot"}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from daad.devices import is_first_process, pick_device, start_fabric
+from daad.devices import device_name, is_first_process, pick_device, start_fabric
 from daad.errors import UserError
 
 
@@ -22,6 +22,16 @@ def test_auto_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch
     assert pick_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match="is one GPU"):
         start_fabric("cuda:1", 2, 1, "32")
+
+
+def test_a_processor_is_named_with_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        name, _, rest = device_name(torch.device("cpu")).rpartition(", ")
+        assert name
+        assert rest == f"{threads} thread(s)"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU, {device.index}")
+    assert device_name(torch.device("cuda", 1)) == "a GPU, 1"
 
 
 def test_float16_needs_a_gpu() -> None:

@@ -23,6 +23,7 @@ METRICS: dict[str, Any] = {
     "scaling": "test",
     "kind": "defect",
     "image_auroc": 0.97531,
+    "image_auroc_peak": 0.91357,
     "pixel_auroc": None,
     "counts": {"good": 20, "anomalous": 63, "masks": 61},
     "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": 0.87654}},
@@ -200,6 +201,7 @@ def test_page_says_what_was_measured(tmp_path) -> None:
     assert "<h1>DAAD+ on bottle</h1>" in page
     assert "20 good and 63 anomalous pictures; the defect is marked in 61" in page
     assert "<b>0.975</b>image AUROC" in page
+    assert "<b>0.914</b>by the error" in page
     assert "<b>&ndash;</b>pixel AUROC" in page
     row = "<td>broken_large</td><td>20</td><td>0.988</td><td>0.877</td>"
     assert row in page

@@ -16,6 +16,7 @@ from daad.scoring import (
     Scale,
     fuse,
     image_auroc,
+    peaks,
     pixel_auroc,
     score_pictures,
     to_unit_interval,
@@ -248,6 +249,22 @@ def test_pixel_auroc_goes_over_the_pixels_of_all_pictures() -> None:
     # Marked 4 beats all six others; marked 2 beats 1, 0.5, 0.25, 0, ties with 2, loses to 3.
     assert pixel_auroc(maps, masks) == pytest.approx((6 + 4.5) / 12, abs=1e-6)
     assert pixel_auroc(maps, torch.zeros_like(masks)) is None
+
+
+def test_peaks_are_those_of_the_smoothed_maps() -> None:
+    """A single pixel leaves the square of the filter's middle weight, wherever it lies."""
+    size = 64  # a deviation of one pixel
+    weights = [math.exp(-(place**2) / 2) for place in range(-3, 4)]
+    maps = torch.zeros(4, size, size)
+    maps[0, 30, 20] = 5.0
+    maps[1] = 0.25
+    maps[2, 0, 40] = 5.0  # mirrored without the border itself, nothing comes back to it
+    maps[3, 10, 10] = maps[3, 50, 50] = 2.0  # two defects are not more than one
+    single = (1 / sum(weights)) ** 2
+    expected = [5 * single, 0.25, 5 * single, 2 * single]
+    assert peaks(maps).tolist() == pytest.approx(expected, rel=1e-5)
+    assert peaks(maps).dtype == torch.float64
+    assert peaks(torch.rand(2, 4, 4)).shape == (2,)
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8))

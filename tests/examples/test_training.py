@@ -121,7 +121,8 @@ def test_pictures_are_mirrored_only_as_asked(
         return step(trainer, x)
 
     monkeypatch.setattr(Trainer, "_step", note)
-    train(config(variant="ae", epochs=1, flips=flips), pictures, tmp_path, device="cpu")
+    choices = {"variant": "ae", "epochs": 1, "flips": flips, "statistics": "running"}
+    train(config(**choices), pictures, tmp_path, device="cpu")
     order = [index for batch in pictures.asked for index in batch]
     kinds = set()
     for index, x in zip(order, seen, strict=True):
@@ -240,7 +241,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 
 
 def test_one_picture_on_a_map_of_one_pixel_is_an_error(tmp_path: Path) -> None:
-    c = config(image_size=16, division=(1, 1, 1))
+    c = config(image_size=16, division=(1, 1, 1), statistics="running")
     with pytest.raises(UserError, match="BatchNorm cannot take a single picture"):
         train(c, FakePictures(1, size=16), tmp_path, device="cpu")
     pictures = FakePictures(5, size=16)
@@ -256,10 +257,10 @@ sys.path[:0] = [{tests!r}]
 from training_runs import FakePictures, config
 from daad import training
 
-def keep(self):
+def keep(self, **choices):
     weights = torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
     torch.save(weights, {out!r} + f"/weights-{{self.fabric.global_rank}}.pt")
-    original(self)
+    original(self, **choices)
 
 original, training.Trainer._keep = training.Trainer._keep, keep
 c = config(variant="daad+", epochs=3, evaluate_every=1, **{choices!r})

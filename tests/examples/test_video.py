@@ -72,6 +72,18 @@ def test_what_is_no_clip_is_passed_over(root: Path) -> None:
     assert video.name == "ped"
 
 
+def test_a_video_has_the_name_it_is_given(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results are filed under it, so that of a link counts, not that of what it leads to."""
+    make_masks(root / TESTING / "01_gt", [0, 1, 1])
+    make_masks(root / TESTING / "02_gt", [0, 0])
+    (tmp_path / "ped2").symlink_to(root)
+    assert load_video(tmp_path / "ped2").name == "ped2"
+    monkeypatch.chdir(root)
+    assert load_video(Path(".")).name == "ped"
+
+
 def test_an_excerpt_is_its_clip(root: Path) -> None:
     clips = list_clips(root, TESTING)
     for seed, path in enumerate(all_frames(clips)):

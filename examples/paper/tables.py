@@ -1,7 +1,8 @@
-"""The paper's ablations: what is trained for each row of Tables 3, 4, 5 and Figure 7, and its figure.
+"""The paper's results: what is trained for each row of a table or point of a figure, and its figure.
 
-A row is judged by a run; runs are shared, so that DAAD is trained once for all tables. Figures of
-the paper are image AUROCs, over the fifteen categories of MVTec AD where none is named.
+A row is judged by runs; runs are shared, so that DAAD is trained once for all tables. Figures of
+the paper are image AUROCs, over the fifteen categories of MVTec AD where none is named; for video
+they are frame AUROCs.
 """
 
 import dataclasses
@@ -10,41 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from daad.config import Config, items_at_paper_ratio
+from daad.config import Config
 from daad.data import TABLE_ORDER
+from daad.errors import UserError
+from daad.labelled import CIFAR10_CLASSES, MNIST_CLASSES
+from daad.oneclass import TABLE_2
+from paper.settings import Setting
 
-# What the scales set otherwise than the paper. `small` fits two cores: some 15 minutes a run.
-SCALES: dict[str, dict[str, Any]] = {
-    "paper": {},
-    "small": {"image_size": 128, "width": 16, "epochs": 40, "lr": 1e-3, "checkpoint_every": 5},
-}
-# Columns of scores.csv by what is judged: R(x) or L(x) of Eq. 7 alone, or both.
-SCORES = {"R": "reconstruction", "L": "alignment", "R + L": "score"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What is trained, in a folder named `run`: fields of `Config` beside those of the scale.
-
-    items: N, in multiples of the scale's.
-    """
-
-    run: str
-    choices: Mapping[str, Any]
-    items: float = 1
-
-    def config(self, scale: str, seed: int) -> Config:
-        """The resolved configuration at a scale; UserError where the division does not fit it.
-
-        N keeps the paper's D/N at the scale's own division, and stays when a row divides otherwise:
-        500 for the paper's sizes, as there.
-        """
-        chosen = dict(SCALES[scale])
-        if self.choices["variant"].startswith("memae"):
-            chosen.pop("division", None)  # by pixels
-        plain = Config(**chosen, variant=self.choices["variant"]).resolve()
-        items = max(1, round(items_at_paper_ratio(plain) * self.items))
-        return Config(**chosen | dict(self.choices) | {"num_items": items, "seed": seed}).resolve()
+# What pictures are ranked by: R(x) or L(x) of Eq. 7 alone, or both; or, which is not the paper's, by
+# the peak of the error map.
+SCORES = ("R", "L", "R + L", "peak")
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
+CLASSES = {"mnist": MNIST_CLASSES, "cifar10": CIFAR10_CLASSES}
 
 
 @dataclass(frozen=True)
@@ -63,11 +41,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """A table of the paper, or one of ours."""
+class Table:
+    """A table of the paper, the curve of a figure, or one of ours.
+
+    kind: the kind of data, a key of `settings.OWN`. subjects: the classes or the video that its
+    figures are means over; empty for the categories there are in MVTec layout.
+    """
 
     title: str
     rows: Sequence[Row]
+    kind: str = "photographs"
+    subjects: Sequence[str] = ()
 
 
 def memory_parameters(config: Config) -> int:
@@ -79,6 +63,21 @@ def memory_parameters(config: Config) -> int:
 def training_bytes(config: Config) -> int:
     """What the memories take in training, in float32: values, gradients, Adam's two moments."""
     return 4 * 4 * memory_parameters(config)
+
+
+def rows_that_fit(rows: Sequence[Row], kind: str, scale: str) -> tuple[list[Row], list[str]]:
+    """The rows whose division fits a scale, and a line that says why for each of the others."""
+    reasons = {row.label: _misfit(row, kind, scale) for row in rows}
+    left_out = [f"{label}: {reason}" for label, reason in reasons.items() if reason]
+    return [row for row in rows if not reasons[row.label]], left_out
+
+
+def _misfit(row: Row, kind: str, scale: str) -> str:
+    try:
+        row.setting.config(kind, scale, 0)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 # Table 3, one column each, its categories from top to bottom; the last figure is its row "Mean".
@@ -128,6 +127,13 @@ def _table_3() -> list[Row]:
     return rows
 
 
+def _by_peak() -> list[Row]:
+    """The runs of Table 3, ranked in another way; there are no figures of the paper for it."""
+    return [
+        dataclasses.replace(row, paper=None, score="peak", by_category={}) for row in _table_3()
+    ]
+
+
 def _table_4() -> list[Row]:
     return [
         Row(f"r {r}", DAAD if r == 8 else _daad(f"r{r}", division=(r, r, 1)), paper)
@@ -148,7 +154,7 @@ def _table_5() -> list[Row]:
         kinds = (
             ("", bare, "R"),
             (", L_adv", adversarial, "R"),
-            *((", L_adv, L_ali", both, score) for score in SCORES),
+            *((", L_adv, L_ali", both, score) for score in SCORES[:3]),
         )
         for (losses, setting, score), paper in zip(kinds, _TABLE_5[label], strict=True):
             rows.append(Row(f"{label}{losses}: {score}", setting, paper, score))
@@ -167,16 +173,16 @@ def _figure_7() -> list[Row]:
 
 def _left_open() -> list[Row]:
     """Choices that the paper does not make, one at a time, beside the defaults here."""
-    norm = Setting("daad+-l2", {"variant": "daad+", "distance": "l2"})
+    squared = Setting("daad+-squared", {"variant": "daad+", "distance": "squared"})
     return [
         Row("DAAD as it is", DAAD, _TABLE_3["DAAD"][-1]),
         Row("temperature 0.2", _daad("t0.2", temperature=0.2)),
         Row("temperature 0.05", _daad("t0.05", temperature=0.05)),
         Row("weights made to sum to 1", _daad("renormalized", renormalize=True)),
         Row("no threshold", _daad("no-threshold", threshold=0.0)),
-        Row("norm of Eq. 4, to the letter", _daad("l2", distance="l2")),
+        Row("norm of Eq. 4, as printed", _daad("l2", distance="l2")),
         Row("DAAD+ as it is", DAAD_PLUS, _TABLE_3["DAAD+"][-1]),
-        Row("DAAD+, norms of Eq. 4, 6", norm),
+        Row("DAAD+, squares in Eq. 4, 6", squared),
     ]
 
 
@@ -184,10 +190,44 @@ def _daad(name: str, **choices: Any) -> Setting:
     return dataclasses.replace(DAAD, run=f"daad-{name}", choices={**DAAD.choices, **choices})
 
 
+def _one_class(dataset: str) -> Table:
+    """Ours of Table 2 is given to DAAD: the paper does not say whether it is DAAD or DAAD+."""
+    papers = TABLE_2[dataset]
+    settings = {"AE": AE, "MemAE": MEMAE, "DAAD": DAAD, "DAAD+": DAAD_PLUS}
+    rows = [Row(label, setting, papers.get(label)) for label, setting in settings.items()]
+    subjects = [f"{dataset}-{name}" for name in CLASSES[dataset]]
+    return Table(f"Table 2, {NAMES[dataset]}, one class normal", rows, dataset, subjects)
+
+
+def _video(name: str, title: str, ae: float, daad: float) -> Table:
+    rows = [Row("AE", AE, ae, "R"), Row("DAAD", DAAD, daad, "R")]
+    return Table(title, rows, "video", (name,))
+
+
+def _figure_2() -> list[Row]:
+    """No figures of the paper: it shows pictures. MemAE at 8x, 4x and 2x has fewer levels."""
+    rows = [Row("AE", AE), Row("AE+Skip", AE_SKIP)]
+    for levels in (1, 2, 3):
+        choices = {**MEMAE.choices, "levels": levels}
+        rows.append(Row(f"MemAE {2**levels}x", Setting(f"memae-{2**levels}x", choices)))
+    memae_skip = Setting("memae-skip", {"variant": "memae-skip"})
+    return [*rows, Row("MemAE 16x", MEMAE), Row("MemAE+Skip", memae_skip), Row("DAAD", DAAD)]
+
+
 ABLATIONS = {
-    "table3": Ablation("Table 3, networks", _table_3()),
-    "table4": Ablation("Table 4, division rates r_h and r_w", _table_4()),
-    "table5": Ablation("Table 5, losses and scores", _table_5()),
-    "figure7": Ablation("Figure 7, memory size: the paper's N, and the scale's", _figure_7()),
-    "open": Ablation("What the paper leaves open", _left_open()),
+    "table3": Table("Table 3, networks", _table_3()),
+    "peak": Table("The networks of Table 3, ranked by the peak of the error", _by_peak()),
+    "table4": Table("Table 4, division rates r_h and r_w", _table_4()),
+    "table5": Table("Table 5, losses and scores", _table_5()),
+    "figure2": Table("Figure 2, networks and MemAE's depth", _figure_2()),
+    "figure6": Table("Figure 6, anomaly score and anomaly area", _table_3()[-2:]),
+    "figure7": Table("Figure 7, memory size: the paper's N, and the scale's", _figure_7()),
+    "open": Table("What the paper leaves open", _left_open()),
 }
+OTHERS = {
+    "table2-mnist": _one_class("mnist"),
+    "table2-cifar10": _one_class("cifar10"),
+    "table6-ped2": _video("ped2", "Table 6, UCSD Ped2", 0.901, 0.941),
+    "table6-avenue": _video("avenue", "Table 6, CUHK Avenue", 0.805, 0.829),
+}
+TABLES = ABLATIONS | OTHERS

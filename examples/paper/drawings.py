@@ -1,0 +1,119 @@
+"""The figures of the page, drawn from the runs and records there are."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from daad.checkpoint import NAME
+from daad.data import Category, table_place
+from daad.files import write_atomically
+from daad.plotting import save_figure
+from paper.figures import Series, area_figure, curve_figure, pick_samples, reconstruction_figure
+from paper.jobs import Subject
+from paper.records import Record, is_finished, matching, run_folder, summarize
+from paper.tables import TABLES, rows_that_fit
+from paper.toy import toy_figure
+
+SHOWN = 4  # test pictures of a category in Figures 2 and 5
+# Figures that show pictures of runs: the rows of which table they show. Figures of curves: the number
+# at the end of a row's label, and what it is.
+RECONSTRUCTIONS = {"figure2": "figure2", "figure5": "table4"}
+CURVES = {"table4": "division rate r", "figure7": "memory size, the paper's N"}
+
+
+@dataclass(frozen=True)
+class Drawer:
+    """Draws figures at a scale into `folder`, from the runs in `out` with the lowest seed.
+
+    subjects: the data there is, by the names of its runs.
+    """
+
+    folder: Path
+    out: Path
+    scale: str
+    records: Sequence[Record]
+    subjects: Mapping[str, Subject]
+    device: torch.device
+
+    def draw(self, names: Sequence[str]) -> None:
+        """Write each of the figures `names` for which there is something, whole or not at all."""
+        for name in names:
+            for path, figure in self._figures(name):
+                save_figure(self.folder / path, figure)
+            if name.startswith("table6-"):
+                self._copy_curve(name)
+
+    def _figures(self, name: str) -> Iterator[tuple[str, Figure]]:
+        if name == "figure1":
+            yield "figure1.png", toy_figure()
+        if name in CURVES:
+            series = self._series(name)
+            if any(len(one.values) > 1 for one in series):
+                yield f"{name}-{self.scale}.png", curve_figure(CURVES[name], series)
+        if name in RECONSTRUCTIONS or name == "figure6":
+            for category, runs in self._runs(RECONSTRUCTIONS.get(name, name)):
+                path = f"{name}-{self.scale}-{category.name}.png"
+                if name == "figure6":
+                    yield path, area_figure(category, runs)
+                elif all((run / NAME).is_file() for run in runs.values()):
+                    samples = pick_samples(category, SHOWN)
+                    yield path, reconstruction_figure(category, samples, runs, self.device)
+
+    def _runs(self, name: str) -> Iterator[tuple[Category, dict[str, Path]]]:
+        """Categories of which all rows of a table are there that fit, with their run folders."""
+        table = TABLES[name]
+        rows, _ = rows_that_fit(table.rows, table.kind, self.scale)
+        used = matching(self.records, table, self.scale)
+        for subject in sorted({record.subject for record in used}, key=table_place):
+            category = self.subjects.get(subject)
+            runs = {}
+            for row in rows:
+                seeds = [
+                    record.seed
+                    for record in used
+                    if (record.setting, record.subject) == (row.setting.run, subject)
+                ]
+                if seeds:
+                    run = run_folder(self.out, self.scale, row.setting.run, subject, min(seeds))
+                    # What is in the records may have been run elsewhere, and here only begun.
+                    if is_finished(run, row.setting.config(table.kind, self.scale, min(seeds))):
+                        runs[row.label] = run
+            if isinstance(category, Category) and len(runs) == len(rows):
+                yield category, runs
+
+    def _series(self, name: str) -> list[Series]:
+        """AUROC by the number of a row's label: a curve for each category, and the paper's."""
+        table = TABLES[name]
+        numbers = {row.label: float(row.label.split()[-1]) for row in table.rows}
+        used = matching(self.records, table, self.scale)
+        subjects = sorted({record.subject for record in used}, key=table_place)
+        values: dict[str, dict[float, Sequence[float]]] = {subject: {} for subject in subjects}
+        for summary in summarize(self.records, table, self.scale, subjects):
+            if summary.subject is not None:
+                values[summary.subject][numbers[summary.row.label]] = summary.values
+        papers = {numbers[row.label]: row.paper for row in table.rows if row.paper is not None}
+        series = [Series(subject, found) for subject, found in values.items()]
+        return [*series, Series("the paper, 15 categories", paper=papers)]
+
+    def _copy_curve(self, name: str) -> None:
+        """Of DAAD's run on a video, the score curve of the first clip with frames of both kinds."""
+        used = matching(self.records, TABLES[name], self.scale)
+        for record in used:
+            video = self.subjects.get(record.subject)
+            if record.setting != "daad" or video is None or isinstance(video, Category):
+                continue
+            pairs = zip(video.test, video.labels, strict=True)
+            mixed = (clip for clip, labels in pairs if labels.any() and not labels.all())
+            clip = next(mixed, None)
+            if clip is None:
+                continue
+            run = run_folder(self.out, self.scale, "daad", record.subject, record.seed)
+            source = run / "figures" / "curves" / f"{clip.name}.png"
+            if source.is_file():
+                target = self.folder / f"{name}-{self.scale}-{clip.name}.png"
+                write_atomically(target, lambda path, source=source: shutil.copyfile(source, path))
+                return

@@ -1,0 +1,133 @@
+"""Runs for the paper's tables: what is to be trained on which data, and its training."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from daad.config import Config
+from daad.data import Category, available_memory
+from daad.errors import OutOfTime
+from daad.oneclass import OneClass
+from daad.runs import Hardware, require_resumable, run_category
+from daad.video import Video
+from daad.video_runs import run_video
+from paper.records import is_finished, run_folder
+from paper.settings import Setting
+from paper.tables import memory_parameters, training_bytes
+
+LARGE = 100e6  # parameters in memories, from which on they are announced
+
+Subject = Category | Video
+
+
+@dataclass(frozen=True)
+class Job:
+    """A setting to be trained on a subject with a seed, in the folder `run`."""
+
+    setting: Setting
+    subject: Subject
+    seed: int
+    config: Config
+    run: Path
+
+    def __str__(self) -> str:
+        return f"{self.setting.run}, {subject_name(self.subject)}, seed {self.seed}"
+
+    @property
+    def finished(self) -> bool:
+        return is_finished(self.run, self.config)
+
+    def execute(self, hardware: Hardware, deadline: float | None) -> None:
+        """Train and evaluate, going on with what has begun; OutOfTime at the deadline."""
+        choices = {"resume": True, "deadline": deadline}
+        if isinstance(self.subject, Video):
+            run_video(self.config, self.subject, self.run, hardware, **choices)
+        else:
+            run_category(self.config, self.subject, self.run, hardware, **choices)
+
+
+def subject_name(subject: Subject) -> str:
+    """A category's or video's name, `mnist-3` for a class: the name of its folder of runs."""
+    return subject.name.replace(" ", "-")
+
+
+def kind_of(subject: Subject) -> str:
+    """The kind of data, a key of `settings.OWN`."""
+    if isinstance(subject, Video):
+        return "video"
+    return subject.dataset.name if isinstance(subject, OneClass) else "photographs"
+
+
+def plan(
+    out: Path,
+    scale: str,
+    settings: Sequence[Setting],
+    subjects: Sequence[Subject],
+    seeds: Sequence[int],
+) -> list[Job]:
+    """A job for each setting, subject and seed; a seed at a time, so that tables fill up early."""
+    jobs = []
+    for seed in seeds:
+        for setting in settings:
+            for subject in subjects:
+                config = setting.config(kind_of(subject), scale, seed)
+                run = run_folder(out, scale, setting.run, subject_name(subject), seed)
+                jobs.append(Job(setting, subject, seed, config, run))
+    return jobs
+
+
+def missing_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
+    """Those that are not finished, each once; all are looked at before hours go into the first.
+
+    UserError where one has begun with other settings.
+    """
+    unique = list({job.run: job for job in jobs}.values())
+    missing = [job for job in unique if not job.finished]
+    for job in missing:
+        require_resumable(job.run, job.config, "root")
+    console.print(f"{len(unique)} runs: {len(unique) - len(missing)} finished before, kept")
+    return missing
+
+
+def too_large(jobs: Sequence[Job], device: torch.device, console: Console) -> dict[str, str]:
+    """Announce large memories; what does not fit `device`: in words, by the setting's name."""
+    refused = {}
+    for job in {job.setting.run: job for job in jobs}.values():
+        parameters, needed = memory_parameters(job.config), training_bytes(job.config)
+        if parameters < LARGE:
+            continue
+        text = (
+            f"{job.setting.run}: {parameters / 1e6:.0f} M memory parameters, in training "
+            f"{needed / 1e9:.1f} GB with their gradients and Adam's two moments"
+        )
+        console.print(text)
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        if needed > free:
+            refused[job.setting.run] = f"{text}, and {free / 1e9:.1f} GB are free on {device}"
+    return refused
+
+
+def execute(
+    jobs: Sequence[Job], hardware: Hardware, console: Console, deadline: float | None = None
+) -> Iterator[Job]:
+    """Run the jobs in turn, giving each when it is finished, until the deadline if there is one.
+
+    deadline: a time of `time.monotonic()`. What it stops has a checkpoint and goes on next time.
+    """
+    for number, job in enumerate(jobs, 1):
+        if deadline is not None and time.monotonic() >= deadline:
+            console.print(
+                f"Out of time: {len(jobs) - number + 1} run(s) are left for the next call"
+            )
+            return
+        console.print(f"[bold]{job}[/bold]: {number} of {len(jobs)} to run")
+        try:
+            job.execute(hardware, deadline)
+        except OutOfTime:
+            console.print(f"{job}: stopped before its last epoch, out of time; it can go on")
+        else:
+            yield job

@@ -1,0 +1,164 @@
+"""The page of results: for every table and figure of the paper ours beside it, from results.csv."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from daad.data import table_place
+from paper.records import Record, Summary, matching, summarize
+from paper.settings import SCALES
+from paper.tables import TABLES, Row, Table, memory_parameters, rows_that_fit
+
+INTRODUCTION = """# The paper's results, run again
+
+Every table and figure of the DAAD paper (Hou et al., "Divide-and-Assemble: Learning Block-wise Memory
+for Unsupervised Anomaly Detection", ICCV 2021), as far as its data could be had, ours beside the
+paper's. Figures are AUROCs after the last epoch, mean ± standard deviation where there are several
+seeds. Its Table 1 compares others with DAAD+, whose column is in Table 3.
+
+`python examples/reproduce.py --data DATA` runs what is missing and writes this page from
+[results.csv]({assets}/results.csv), which has a line for each run with its choices, device and minutes
+of training. Nothing stands here without such a line."""
+SCALE_WORDS = {
+    "paper": "At the paper's settings",
+    "small": "At a small scale, for two cores, not the paper's settings: fewer channels, smaller "
+    "pictures, fewer epochs, at a higher learning rate that falls to 0 by a cosine",
+}
+# In the order of the paper; what it shows without figures has a heading and a sentence here.
+SECTIONS = (
+    *("figure1", "figure2", "table2-mnist", "table2-cifar10", "table3", "peak", "table4"),
+    *("figure5", "table5", "figure6", "table6-ped2", "table6-avenue", "figure7", "open"),
+)
+PICTURES = {
+    "figure1": (
+        "Figure 1, the idea in one picture",
+        "Patterns of growing blocks are learned from A, diagonal stripes, and from nothing else. Then "
+        "B, stripes like them, and C, other stripes, are assembled from them. Small blocks rebuild "
+        "everything and large ones nothing but A; in between lies what rebuilds B and not C.",
+    ),
+    "figure2": (
+        "Figure 2, reconstructions by network",
+        "Below each picture R(x), its mean squared error.",
+    ),
+    "figure5": (
+        "Figure 5, reconstructions by division rate",
+        "Blocks get smaller from left to right.",
+    ),
+    "figure6": (
+        "Figure 6, anomaly score and anomaly area",
+        "Every test picture; good ones have no area. The paper shows leather.",
+    ),
+}
+
+
+def page(
+    records: Sequence[Record],
+    notes: Mapping[str, str],
+    pictures: Mapping[str, Sequence[str]],
+    assets: str,
+) -> str:
+    """The page in Markdown.
+
+    notes: what was written by hand on a section, by its name: why ours differs.
+    pictures: files by the section's name, as paths from the page. assets: the folder of
+    results.csv from there.
+    """
+    parts = [INTRODUCTION.format(assets=assets), notes.get("introduction", "")]
+    for name in SECTIONS:
+        parts += _section(name, records, notes.get(name, ""), pictures.get(name, ()))
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _section(
+    name: str, records: Sequence[Record], note: str, pictures: Sequence[str]
+) -> Iterator[str]:
+    heading, text = PICTURES.get(name, ("", ""))
+    yield f"## {heading or TABLES[name].title}"
+    yield text
+    found = False
+    for scale in SCALES:
+        if name in TABLES:
+            lines = list(_table(name, TABLES[name], scale, records))
+            found = found or bool(lines)
+            yield from lines
+    for path in pictures:
+        yield f"![{heading or TABLES[name].title}]({path})"
+    if not found and not pictures:
+        yield "Not run."
+    yield note
+
+
+def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> Iterator[str]:
+    """What there is of a table at a scale: its words, its rows, how they were made."""
+    fitting, left_out = rows_that_fit(table.rows, table.kind, scale)
+    table = replace(table, rows=fitting)
+    used = matching(records, table, scale)
+    subjects = sorted({record.subject for record in used}, key=table_place)
+    wanted = list(table.subjects) or subjects
+    summaries = summarize(records, table, scale, wanted) if subjects else []
+    if not summaries:
+        return
+    yield f"**{SCALE_WORDS[scale]}.**"
+    yield _rows(table, scale, wanted, summaries)
+    yield _how(name, table, scale, used)
+    if left_out:
+        yield "\n".join(f"- Does not fit this scale: {line}." for line in left_out)
+
+
+def _rows(table: Table, scale: str, subjects: Sequence[str], summaries: Sequence[Summary]) -> str:
+    papers_mean = "paper" if table.subjects else "paper, all 15"
+    names = [name.removeprefix(f"{table.kind}-") for name in subjects]
+    several = len(subjects) > 1
+    heads = ["", "N", *names, *(["mean"] * several), papers_mean]
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)]]
+    for row in table.rows:
+        own = {summary.subject: summary for summary in summaries if summary.row is row}
+        if not own:
+            continue
+        cells = [_cell(own.get(name)) for name in subjects]
+        mean = [_cell(own.get(None))] * several
+        lines.append([row.label, _items(table, row, scale), *cells, *mean, _text(row.paper)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _items(table: Table, row: Row, scale: str) -> str:
+    config = row.setting.config(table.kind, scale, 0)
+    return str(config.num_items) if memory_parameters(config) else "-"
+
+
+def _cell(summary: Summary | None) -> str:
+    """Mean and deviation over the seeds, and in parentheses the paper's figure."""
+    if summary is None:
+        return ""
+    spread = "" if summary.deviation is None else f" ± {summary.deviation:.3f}"
+    paper = "" if summary.paper is None else f" ({summary.paper:.3f})"
+    return f"{summary.mean:.3f}{spread}{paper}"
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _how(name: str, table: Table, scale: str, used: Sequence[Record]) -> str:
+    """How the runs of a table were made: sizes, seeds, device, minutes, command."""
+    seeds = ",".join(map(str, sorted({record.seed for record in used})))
+    sizes = _distinct(f"{r.image_size}x{r.image_size}, width {r.width}" for r in used)
+    training = _distinct(
+        f"{r.epochs} epochs of batches of {r.batch_size}, lr {r.lr:g}" for r in used
+    )
+    temperatures = _distinct(f"{r.temperature:g}" for r in used if r.num_items)
+    addressing = "" if temperatures in ("", "1") else f" temperature {temperatures};"
+    devices = _distinct(record.device for record in used)
+    minutes = sum(record.minutes for record in used)
+    command = f"python examples/reproduce.py --data DATA --only {name} --scale {scale}"
+    if table.kind == "photographs":
+        categories = sorted({record.subject for record in used}, key=table_place)
+        command += f" --categories {','.join(categories)}"
+    return (
+        f"Pictures of {sizes}; {training};{addressing} seeds {seeds}. {len(used)} runs, {minutes:.0f} "
+        f"minutes of training on {devices}. In parentheses the paper's figure.\n\n"
+        f"```sh\n{command} --seeds {seeds}\n```"
+    )
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))

@@ -1,0 +1,280 @@
+"""What finished runs came to: one line for each in results.csv, and means over seeds for the tables."""
+
+import csv
+import dataclasses
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daad.config import PIXEL, Config
+from daad.data import list_folders, table_place
+from daad.errors import UserError
+from daad.files import write_csv
+from daad.runs import finished, read_settings
+from daad.scoring import image_auroc
+from paper.settings import SCALES
+from paper.tables import OTHERS, SCORES, Row, Table
+
+SEED = "seed-"  # begins the name of a run's folder
+# Columns of scores.csv: of photographs by what is judged, of video by what is judged and scaled over.
+_PICTURES = {"R": "reconstruction", "L": "alignment", "R + L": "score", "peak": "peak"}
+_FRAMES = {"R": "score_clip", "L": "alignment", "R + L": "fused_clip", "global": "score_global"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run. Areas are AUROCs: of pictures by each of `SCORES`, or of a video's frames.
+
+    auroc: by both R and L. auroc_peak: by the peak of the error map. auroc_global: of frames by a PSNR that is scaled over all clips. minutes: of training.
+    The last fields are its choices, as far as they differ between runs.
+    """
+
+    scale: str
+    setting: str
+    subject: str
+    seed: int
+    auroc_r: float | None
+    auroc_l: float | None
+    auroc: float | None
+    auroc_peak: float | None
+    auroc_global: float | None
+    pixel_auroc: float | None
+    device: str
+    minutes: float
+    image_size: int
+    width: int
+    division: str
+    num_items: int
+    temperature: float
+    epochs: int
+    batch_size: int
+    lr: float
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What tells runs apart: the folder of the run."""
+        return self.scale, self.setting, self.subject, self.seed
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """A sort key."""
+        return self.scale, self.setting, table_place(self.subject), self.seed
+
+    def area(self, score: str) -> float | None:
+        """The AUROC by one of `SCORES`."""
+        areas = (self.auroc_r, self.auroc_l, self.auroc, self.auroc_peak)
+        return dict(zip(SCORES, areas, strict=True))[score]
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A line of a table: AUROC of one subject, or the mean of several.
+
+    subject: None for the mean. values: one for each seed, in their order.
+    paper: the paper's figure for the same subjects. paper_all: that for all of the paper's.
+    """
+
+    row: Row
+    subject: str | None
+    values: list[float]
+    paper: float | None
+    paper_all: float | None
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds (n - 1); None for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+def run_folder(out: Path, scale: str, setting: str, subject: str, seed: int) -> Path:
+    """OUT/SCALE/SETTING/SUBJECT/seed-SEED."""
+    return out / scale / setting / subject / f"{SEED}{seed}"
+
+
+def is_finished(run: Path, config: Config) -> bool:
+    """Whether `run` came to its end with the settings `config`, its scores included."""
+    return finished(run, config, "root") is not None and _areas(run) is not None
+
+
+def collect(out: Path) -> list[Record]:
+    """Every finished run below `out`, as `run_folder` lays them out, whatever its settings."""
+    records = []
+    for scale in SCALES:
+        for setting in list_folders(out / scale):
+            for subject in list_folders(out / scale / setting):
+                for name in list_folders(out / scale / setting / subject):
+                    if name.removeprefix(SEED).isdecimal():
+                        seed = int(name.removeprefix(SEED))
+                        run = run_folder(out, scale, setting, subject, seed)
+                        records += _record(run, scale, setting, subject, seed)
+    return sorted(records, key=lambda record: record.order)
+
+
+def _record(run: Path, scale: str, setting: str, subject: str, seed: int) -> list[Record]:
+    """The record of `run`, or none where it is not finished."""
+    try:
+        stored = read_settings(run, "root")
+        config = Config.from_dict(stored["config"])
+    except UserError:
+        return []
+    metrics = finished(run, config, "root")
+    areas = _areas(run)
+    if metrics is None or areas is None:
+        return []
+    return [
+        Record(
+            *(scale, setting, subject, seed),
+            *(areas.get(name) for name in (*SCORES, "global")),
+            metrics.get("pixel_auroc"),
+            stored["hardware"].get("name", ""),
+            round(_seconds(run / "history.csv") / 60, 1),
+            *_choices(config),
+        )
+    ]
+
+
+def _choices(config: Config) -> tuple[Any, ...]:
+    """The last fields of a `Record`; no division and no items where there is no memory."""
+    has_memory = any(config.has_memory(level) for level in range(1, config.levels + 1))
+    division = PIXEL if config.division == PIXEL else "x".join(map(str, config.division or ()))
+    return (
+        *(config.image_size, config.width),
+        *((division, config.num_items, config.temperature) if has_memory else ("", 0, 1.0)),
+        *(config.epochs, config.batch_size, config.lr),
+    )
+
+
+def _areas(run: Path) -> dict[str, float | None] | None:
+    """AUROCs from the scores of `run`; None where they cannot be read.
+
+    L is None, and R + L is R, without a discriminator.
+    """
+    try:
+        with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels = torch.tensor([int(row["label"]) for row in rows])
+        columns = _FRAMES if "psnr" in rows[0] else _PICTURES
+        areas = {}
+        for name, column in columns.items():
+            values = [float(row[column]) for row in rows if row[column]]
+            scores = torch.tensor(values, dtype=torch.float64)
+            areas[name] = image_auroc(scores, labels) if len(values) == len(rows) else None
+    except (OSError, IndexError, KeyError, ValueError):
+        return None  # it is evaluated again when its turn comes
+    if areas["R + L"] is None:
+        areas["R + L"] = areas["R"]
+    return areas
+
+
+def _seconds(history: Path) -> float:
+    with history.open(encoding="utf-8", newline="") as file:
+        return sum(float(row["seconds"]) for row in csv.DictReader(file))
+
+
+def write_results(path: Path, records: Iterable[Record]) -> None:
+    write_csv(path, COLUMNS, (map(_cell, dataclasses.astuple(record)) for record in records))
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def read_results(path: Path) -> list[Record]:
+    """What `write_results` wrote; UserError for another file."""
+    kinds = {field.name: field.type for field in dataclasses.fields(Record)}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if tuple(reader.fieldnames or ()) != COLUMNS:
+                raise ValueError("other columns")
+            return [
+                Record(**{name: _parse(row[name], kinds[name]) for name in COLUMNS})
+                for row in reader
+            ]
+    except (OSError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not the results of reproduce.py: {error!r}") from error
+
+
+def _parse(text: str, kind: Any) -> Any:
+    if kind == (float | None):
+        return float(text) if text else None
+    return kind(text)
+
+
+def matching(records: Sequence[Record], table: Table, scale: str) -> list[Record]:
+    """The records at a scale that a row of `table` is judged by: trained as the row is now."""
+    named = {subject for other in OTHERS.values() for subject in other.subjects}
+    return [
+        record
+        for record in records
+        if record.scale == scale
+        # What is in no other table is a category.
+        and (record.subject in table.subjects if table.subjects else record.subject not in named)
+        and any(_judges(record, table.kind, row) for row in table.rows)
+    ]
+
+
+def _judges(record: Record, kind: str, row: Row) -> bool:
+    if record.setting != row.setting.run:
+        return False
+    try:
+        choices = _choices(row.setting.config(kind, record.scale, record.seed))
+    except UserError:  # what was trained fitted the scale, but does so no more
+        return False
+    return dataclasses.astuple(record)[-len(choices) :] == choices
+
+
+def summarize(
+    records: Sequence[Record], table: Table, scale: str, subjects: Sequence[str]
+) -> list[Summary]:
+    """For each row a summary of each subject, then of their mean; a row without runs has none.
+
+    Over the seeds there are; the mean over those that have every subject.
+    """
+    used = matching(records, table, scale)
+    summaries = []
+    for row in table.rows:
+        found = {name: _values(used, row, name) for name in subjects}
+        for name, values in found.items():
+            if values:
+                paper = row.by_category.get(name)
+                if table.subjects == (name,):
+                    paper = row.paper
+                summaries.append(Summary(row, name, list(values.values()), paper, None))
+        common = set.intersection(*(set(values) for values in found.values())) if found else set()
+        if common:
+            means = [
+                statistics.fmean(values[seed] for values in found.values())
+                for seed in sorted(common)
+            ]
+            paper = row.paper if table.subjects else _paper_mean(row, subjects)
+            summaries.append(Summary(row, None, means, paper, row.paper))
+    return summaries
+
+
+def _values(records: Sequence[Record], row: Row, subject: str) -> dict[int, float]:
+    """AUROCs by seed."""
+    found = {
+        record.seed: record.area(row.score)
+        for record in records
+        if (record.setting, record.subject) == (row.setting.run, subject)
+    }
+    return {seed: area for seed, area in sorted(found.items()) if area is not None}
+
+
+def _paper_mean(row: Row, subjects: Sequence[str]) -> float | None:
+    """The mean of the paper's figures for these very categories; None where one has none."""
+    if not set(subjects) <= row.by_category.keys():
+        return None
+    return statistics.fmean(row.by_category[name] for name in subjects)

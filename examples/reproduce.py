@@ -1,0 +1,165 @@
+"""Every table and figure of the DAAD paper: runs what is missing, keeps what there is, writes the page.
+
+python examples/reproduce.py --only figure1
+python examples/reproduce.py --data DATA --scale small --only table3 --seeds 0,1,2
+python examples/reproduce.py --data DATA --budget-minutes 20
+
+DATA holds mvtec/CATEGORY, mnist, cifar-10-batches-py, ped2 and avenue, or some of them. The most
+telling runs come first: the networks on bottle, grid and screw, MNIST, Ped2, then the ablations. A run
+that the budget stops goes on at the next call.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from daad.data import Category
+from daad.devices import pick_device
+from daad.errors import UserError
+from daad.options import Device, make_app, parse_seeds, pick_names, run_app
+from daad.runs import Hardware
+from paper.collection import Collection
+from paper.drawings import Drawer
+from paper.jobs import Job, Subject, execute, missing_jobs, plan, subject_name, too_large
+from paper.page import SECTIONS
+from paper.publish import assets_of, gather, write_page
+from paper.settings import SCALES
+from paper.tables import TABLES, rows_that_fit
+
+# The most telling categories, and the order in which tables are filled with them; the other
+# categories come after all of it. Of figures, what they are drawn from.
+FIRST = ("bottle", "grid", "screw")
+ORDER = (
+    *("table3", "table2-mnist", "table6-ped2", "figure2", "table4", "table5", "figure6", "figure7"),
+    *("open", "table2-cifar10", "table6-avenue"),
+)
+DRAWN_FROM = {"figure1": (), "figure5": ("table4",), "peak": ("table3",)}
+
+app = make_app(__doc__)
+console = Console()
+
+
+@app.command()
+def reproduce(
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets; see above.")] = None,
+    only: Annotated[
+        str,
+        typer.Option(help=f"With commas between, {', '.join(SECTIONS)}, table2, table6; or all."),
+    ] = "all",
+    scale: Annotated[
+        str, typer.Option(help="paper: its settings, a GPU's work; small: for two cores, not them.")
+    ] = "paper",
+    seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and deviation over them.")] = "0",
+    categories: Annotated[
+        str, typer.Option(help="Of MVTec AD, such as bottle,grid; all that are in DATA.")
+    ] = "all",
+    budget_minutes: Annotated[
+        float | None, typer.Option(help="Stop when they are over; the next call goes on.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/reproduce"),
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page, its CSV and figures in a folder beside it; OUT/reproduction.md."
+        ),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Run what is missing of the paper's results, and write the page that shows them."""
+    start = time.monotonic()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("one process runs all; to use several, give each its --only and --seeds")
+    if scale not in SCALES:
+        raise UserError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
+    if budget_minutes is not None and not budget_minutes >= 0:
+        raise UserError(f"--budget-minutes {budget_minutes:g}: give at least 0")
+    names = _sections(only)
+    page = page or out / "reproduction.md"
+    if assets_of(page) == page:
+        raise UserError(
+            f"--page {page}: give a name that ends in .md; its folder has the rest of it"
+        )
+    gather(page, out)  # a damaged CSV should not wait for the first run
+    where = pick_device(device)
+    subjects = _subjects(data, names, categories)
+    jobs = missing_jobs(_jobs(out, scale, subjects, parse_seeds(seeds)), console)
+    refused = too_large(jobs, where, console)
+    for reason in refused.values():
+        console.print(f"Left out: {reason}")
+    jobs = [job for job in jobs if job.setting.run not in refused]
+    deadline = None if budget_minutes is None else start + 60 * budget_minutes
+    for _ in execute(jobs, Hardware(device), console, deadline):
+        write_page(page, gather(page, out))
+    records = gather(page, out)
+    known = {subject_name(one): one for several in subjects.values() for one in several}
+    Drawer(assets_of(page), out, scale, records, known, where).draw(names)
+    write_page(page, records)
+    console.print(f"Results: {page}", soft_wrap=True)
+
+
+def _sections(only: str) -> list[str]:
+    """The sections of the page that were asked for; table2 and table6 stand for all their parts."""
+    for whole in ("table2", "table6"):
+        parts = ",".join(name for name in SECTIONS if name.startswith(f"{whole}-"))
+        only = ",".join(parts if name.strip() == whole else name for name in only.split(","))
+    return pick_names("--only", only, SECTIONS)
+
+
+def _subjects(data: Path | None, names: Sequence[str], categories: str) -> dict[str, list[Subject]]:
+    """For each table that is needed what it is measured on; what is not there is said."""
+    tables = {table for name in names for table in DRAWN_FROM.get(name, (name,))}
+    found: dict[str, list[Subject]] = {}
+    if not tables or data is None:
+        if tables:
+            console.print("No --data: nothing is trained, the page is written from what there is")
+        return found
+    collection = Collection(data)
+    wanted = None
+    if categories != "all":
+        wanted = pick_names("--categories", categories, collection.categories)
+    for name in ORDER:
+        if name not in tables:
+            continue
+        try:
+            found[name] = collection.subjects(TABLES[name], wanted)
+        except UserError as error:
+            console.print(f"Left out of {name}: {error}")
+    if not found:
+        raise UserError(f"--data {data}: none of the data sets is there; see above")
+    return found
+
+
+def _jobs(
+    out: Path, scale: str, subjects: dict[str, list[Subject]], seeds: Sequence[int]
+) -> list[Job]:
+    """All runs, the most telling first: seed by seed, FIRST before the other categories."""
+    jobs: list[Job] = []
+    for seed in seeds:
+        for others in (False, True):
+            for name, several in subjects.items():
+                chosen = [one for one in several if _comes_late(one) == others]
+                rows, left_out = rows_that_fit(TABLES[name].rows, TABLES[name].kind, scale)
+                if seed == seeds[0] and not others:
+                    for line in left_out:
+                        console.print(f"Left out of {name} at scale {scale}: {line}")
+                for one in chosen:
+                    jobs += plan(out, scale, [row.setting for row in rows], [one], [seed])
+    return jobs
+
+
+def _comes_late(subject: Subject) -> bool:
+    return type(subject) is Category and subject.name not in FIRST
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """The script on `arguments`, as `run_app` says."""
+    run_app(app, arguments)
+
+
+if __name__ == "__main__":
+    run()

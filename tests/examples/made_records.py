@@ -1,0 +1,40 @@
+"""Records that tests of the page make: runs that never were, trained as the small scale has it."""
+
+from typing import Any
+
+from daad.config import Config
+from paper.records import Record
+from paper.tables import DAAD
+
+# Division and N of the small scale.
+_MEMORIES = {"ae": ("", 0), "ae-skip": ("", 0), "memae": ("pixel", 125)}
+_SMALL = {kind: DAAD.config(kind, "small", 0) for kind in ("photographs", "mnist", "video")}
+
+
+def _choices(config: Config) -> dict[str, Any]:
+    """What of a configuration a record names, but for its memory."""
+    names = ("image_size", "width", "temperature", "epochs", "batch_size", "lr")
+    return {name: getattr(config, name) for name in names}
+
+
+DIGITS = {**_choices(_SMALL["mnist"]), "division": "1x1x1", "num_items": 125}
+VIDEO = {**_choices(_SMALL["video"]), "num_items": 500}
+NO_MEMORY = {"division": "", "num_items": 0, "temperature": 1.0}
+
+
+def made(setting: str, subject: str, auroc: float, seed: int = 0, **choices: Any) -> Record:
+    """A run of photographs with this AUROC by R alone; `choices` are what differs."""
+    division, items = _MEMORIES.get(setting, ("8x8x1", 125))
+    fields: dict[str, Any] = {
+        **{"scale": "small", "setting": setting, "subject": subject, "seed": seed},
+        **{
+            "auroc_r": auroc,
+            "auroc_l": None,
+            "auroc": auroc,
+            "auroc_peak": None,
+            "auroc_global": None,
+        },
+        **{"pixel_auroc": None, "device": "a processor, 1 thread(s)", "minutes": 4.5},
+        **{"division": division, "num_items": items, **_choices(_SMALL["photographs"])},
+    }
+    return Record(**fields | choices)

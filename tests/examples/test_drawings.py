@@ -1,0 +1,266 @@
+"""The figures of the page: which are drawn from which runs and records, and which are not."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_records import made
+from matplotlib.figure import Figure
+from paper_data import TINY
+from picture_files import make_category
+from PIL import Image
+from video_clips import make_video
+
+from daad.checkpoint import NAME, save_checkpoint
+from daad.data import Category, load_category
+from daad.files import write_csv, write_json
+from daad.model import Generator
+from daad.runs import METRICS, Hardware, write_settings
+from daad.video import load_video
+from paper import drawings
+from paper.drawings import Drawer
+from paper.figures import Series, curve_figure
+from paper.jobs import Subject
+from paper.records import Record, collect, run_folder
+from paper.settings import SCALES, Setting
+from paper.tables import DAAD, DAAD_PLUS, TABLES, rows_that_fit
+
+Subjects = dict[str, Subject]
+Curve = tuple[str, list[Series]]  # the label of its axis, and what it shows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "small", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def categories(tmp_path_factory: pytest.TempPathFactory) -> Subjects:
+    root = tmp_path_factory.mktemp("data")
+    for name in ("bottle", "tile"):
+        make_category(root / name)
+    return {name: load_category(root, name) for name in ("bottle", "tile")}
+
+
+def make_run(out: Path, setting: Setting, category: Category, seed: int = 0) -> Path:
+    """The folder of a finished run, whose network is as it was before training."""
+    config = setting.config("photographs", "small", seed)
+    run = run_folder(out, "small", setting.run, category.name, seed)
+    torch.manual_seed(seed)
+    state = {"config": config.to_dict(), "generator": Generator(config).state_dict()}
+    if not config.discriminator:  # else nothing is drawn from it here but its scores
+        save_checkpoint(run / NAME, {"epoch": config.epochs, **state})
+    write_settings(run, config, category.source, Hardware("cpu"))
+    choices = {"gamma": config.gamma, "batch_norm": config.batch_norm, "scaling": config.scaling}
+    write_json(run / METRICS, {"epoch": config.epochs, **choices})
+    header = ("path", "label", "defect", "reconstruction", "alignment", "score", "peak")
+    scores = [(one.name, one.label, one.defect, 0.5, "", one.label, 0.5) for one in category.test]
+    write_csv(run / "scores.csv", header, scores)
+    write_csv(run / "history.csv", ("epoch", "seconds"), [(1, 0.5)])
+    return run
+
+
+def draw(
+    folder: Path,
+    out: Path,
+    subjects: Subjects,
+    *names: str,
+    records: Sequence[Record] | None = None,
+) -> list[str]:
+    """The files that are drawn of what is in `out`, or of the records that are given."""
+    records = collect(out) if records is None else records
+    Drawer(folder, out, "small", records, subjects, torch.device("cpu")).draw(names)
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def fitting(name: str) -> list[Setting]:
+    table = TABLES[name]
+    return [row.setting for row in rows_that_fit(table.rows, table.kind, "small")[0]]
+
+
+# Runs
+
+
+def test_reconstructions_are_of_categories_with_all_networks(
+    tmp_path: Path, categories: Subjects
+) -> None:
+    out = tmp_path / "out"
+    for setting in fitting("figure2"):
+        make_run(out, setting, categories["bottle"])
+        if setting != DAAD:
+            make_run(out, setting, categories["tile"])
+    drawn = draw(tmp_path / "1", out, categories, "figure2", "figure5", "figure6", "figure7")
+    assert drawn == ["figure2-small-bottle.png"]
+    with Image.open(tmp_path / "1" / drawn[0]) as image:
+        assert image.width > image.height  # nine columns, two rows
+    make_run(out, DAAD, categories["tile"])
+    drawn = draw(tmp_path / "2", out, categories, "figure2")
+    assert drawn == ["figure2-small-bottle.png", "figure2-small-tile.png"]
+    only = {"tile": categories["tile"]}  # where the data of the other is not there
+    assert draw(tmp_path / "3", out, only, "figure2") == ["figure2-small-tile.png"]
+
+
+def test_division_rates_are_those_that_fit(
+    tmp_path: Path, categories: Subjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4 and 16 do not; without r 1, nothing is drawn."""
+    seen = []
+    figure = drawings.reconstruction_figure
+
+    def noted(*arguments: Any) -> Figure:
+        seen.append(arguments[2])
+        return figure(*arguments)
+
+    monkeypatch.setattr(drawings, "reconstruction_figure", noted)
+    out = tmp_path / "out"
+    first, *rest = fitting("table4")
+    for seed in (1, 2):
+        for setting in rest:
+            make_run(out, setting, categories["bottle"], seed)
+    assert draw(tmp_path / "1", out, categories, "figure5") == []
+    make_run(out, first, categories["bottle"], 3)
+    assert draw(tmp_path / "2", out, categories, "figure5") == ["figure5-small-bottle.png"]
+    (runs,) = seen
+    folders = {"r 1": ("daad-r1", 3), "r 2": ("daad-r2", 1), "r 8": ("daad", 1)}  # lowest seeds
+    assert runs == {
+        label: run_folder(out, "small", setting, "bottle", seed)
+        for label, (setting, seed) in folders.items()
+    }
+
+
+def test_scores_by_area_need_both_runs_evaluated(tmp_path: Path, categories: Subjects) -> None:
+    out = tmp_path / "out"
+    runs = [make_run(out, setting, categories["bottle"]) for setting in (DAAD, DAAD_PLUS)]
+    records = collect(out)
+    assert [record.setting for record in records] == ["daad", "daad+"]
+    assert draw(tmp_path / "1", out, categories, "figure6") == ["figure6-small-bottle.png"]
+    assert draw(tmp_path / "2", out, categories, "figure6", records=records[:1]) == []
+    # What was measured elsewhere, and has begun here
+    for name in (METRICS, "scores.csv"):
+        (runs[1] / name).unlink()
+    assert draw(tmp_path / "3", out, categories, "figure6", records=records) == []
+
+
+def test_reconstructions_need_the_networks(tmp_path: Path, categories: Subjects) -> None:
+    out = tmp_path / "out"
+    runs = [make_run(out, setting, categories["bottle"]) for setting in fitting("figure2")]
+    records = collect(out)
+    (runs[0] / NAME).unlink()
+    assert draw(tmp_path / "1", out, categories, "figure2", records=records) == []
+    make_run(out, fitting("figure2")[0], categories["bottle"])
+    (runs[3] / METRICS).unlink()
+    assert draw(tmp_path / "2", out, categories, "figure2", records=records) == []
+    none = tmp_path / "none"
+    assert draw(tmp_path / "3", none, categories, "figure2", records=records) == []
+
+
+def test_of_a_video_the_first_mixed_clip_of_daad_is_shown(tmp_path: Path) -> None:
+    labels = {"1": [0, 0], "2": [1, 1], "3": [0, 1], "4": [1, 0]}
+    root = make_video(tmp_path / "ped2", dict.fromkeys(labels, 2))
+    np.savez(root / "frame_labels.npz", **{name: np.array(v) for name, v in labels.items()})
+    subjects: Subjects = {"ped2": load_video(root)}
+    records = [like_the_scale("video", name, "ped2", 1) for name in ("ae", "daad")]
+    out = tmp_path / "out"
+    for setting in ("ae", "daad"):
+        curves = run_folder(out, "small", setting, "ped2", 1) / "figures" / "curves"
+        curves.mkdir(parents=True)
+        for clip in labels:
+            (curves / f"{clip}.png").write_text(f"{setting} {clip}")
+    only_ae = draw(tmp_path / "0", out, subjects, "table6-ped2", records=records[:1])
+    assert only_ae == []
+    drawn = draw(tmp_path / "1", out, subjects, "table6-ped2", "table6-avenue", records=records)
+    assert drawn == ["table6-ped2-small-3.png"]
+    assert (tmp_path / "1" / drawn[0]).read_text() == "daad 3"
+    assert draw(tmp_path / "2", tmp_path, subjects, "table6-ped2", records=records) == []
+
+    apart = {"1": [0, 0], "2": [1, 1], "3": [0, 0], "4": [1, 1]}  # no clip has both
+    np.savez(root / "frame_labels.npz", **{name: np.array(v) for name, v in apart.items()})
+    subjects = {"ped2": load_video(root)}
+    assert draw(tmp_path / "3", out, subjects, "table6-ped2", records=records) == []
+
+
+def like_the_scale(kind: str, setting: str, subject: str, seed: int) -> Record:
+    """A record that was trained as the scale has it now."""
+    config = Setting(setting, {"variant": setting}).config(kind, "small", seed)
+    names = ("image_size", "width", "temperature", "epochs", "batch_size", "lr")
+    choices = {name: getattr(config, name) for name in names}
+    memory = {"division": "2x2x1", "num_items": config.num_items} if setting == "daad" else {}
+    return made(setting, subject, 0.9, seed, **choices, **memory)
+
+
+# Records
+
+
+@pytest.fixture
+def curves(monkeypatch: pytest.MonkeyPatch) -> list[Curve]:
+    """What curves are drawn of, at the small scale as it is."""
+    seen: list[Curve] = []
+
+    def noted(label: str, series: Sequence[Series]) -> Figure:
+        seen.append((label, list(series)))
+        return curve_figure(label, series)
+
+    monkeypatch.setattr(drawings, "curve_figure", noted)
+    photographs = {
+        "image_size": 128,
+        "width": 16,
+        "epochs": 40,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "num_items": 125,
+    }
+    monkeypatch.setitem(SCALES, "small", {**TINY, "photographs": photographs})
+    return seen
+
+
+def test_curves_are_of_the_records(tmp_path: Path, curves: list[Curve]) -> None:
+    """No run has to be there, nor any data."""
+    records = [
+        *[made("daad", "bottle", area, seed) for seed, area in enumerate((0.9, 0.8))],
+        made("daad-r4", "bottle", 0.7, division="4x4x1"),
+        made("daad-r4", "tile", 0.6, division="4x4x1"),
+        made("daad-r2", "tile", 0.5, division="4x4x1"),  # trained otherwise than the row
+        made("daad-r16", "tile", 0.5, division="16x16x1"),  # which does not fit the scale
+        made("daad-n100", "tile", 0.4, num_items=25),
+    ]
+    drawn = draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=records)
+    assert drawn == ["table4-small.png"]
+    ((label, series),) = curves
+    assert label == "division rate r"
+    assert [(one.name, one.values, one.paper) for one in series] == [
+        ("tile", {4: [0.6]}, {}),
+        ("bottle", {4: [0.7], 8: [0.9, 0.8]}, {}),
+        (
+            *("the paper, 15 categories", {}),
+            {1: 0.716, 2: 0.784, 4: 0.821, 8: 0.845, 16: 0.813},
+        ),
+    ]
+
+
+def test_the_size_of_a_memory_is_the_papers(tmp_path: Path, curves: list[Curve]) -> None:
+    records = [made("daad", "bottle", 0.9), made("daad-n2000", "bottle", 0.8, num_items=500)]
+    drawn = draw(tmp_path, tmp_path / "out", {}, "figure7", records=records)
+    assert drawn == ["figure7-small.png"]
+    ((label, (bottle, paper)),) = curves
+    assert label == "memory size, the paper's N"
+    assert (bottle.values, paper.paper) == ({500: [0.9], 2000: [0.8]}, {500: 0.845})
+
+
+def test_a_point_alone_is_no_curve(tmp_path: Path, curves: list[Curve]) -> None:
+    one = [made("daad", name, 0.9) for name in ("bottle", "tile")]
+    assert draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=one) == []
+    other = dataclasses.replace(made("daad-r4", "tile", 0.9, division="4x4x1"), scale="paper")
+    assert draw(tmp_path, tmp_path / "out", {}, "table4", records=[*one, other]) == []
+    assert curves == []
+
+
+def test_only_what_is_asked_for_is_drawn(tmp_path: Path, curves: list[Curve]) -> None:
+    records = [made("daad", "bottle", 0.9), made("daad-r4", "bottle", 0.7, division="4x4x1")]
+    assert draw(tmp_path / "1", tmp_path / "out", {}, "figure1", records=records) == ["figure1.png"]
+    assert draw(tmp_path / "2", tmp_path / "out", {}, "table3", "open", records=records) == []

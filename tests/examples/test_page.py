@@ -1,0 +1,279 @@
+"""The page of results: its tables by hand, its words, its files; and the one in docs/."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_records import DIGITS, NO_MEMORY, VIDEO, made
+from paper_data import body, section, tables
+
+from daad.errors import UserError
+from paper import publish
+from paper.page import SECTIONS, page
+from paper.publish import assets_of, gather, write_page
+from paper.records import Record, read_results, write_results
+
+DOCS = Path(__file__).parents[2] / "docs"
+# What DAAD+ has at the paper's scale.
+PAPER = {
+    "image_size": 256,
+    "width": 64,
+    "num_items": 500,
+    "epochs": 1000,
+    "batch_size": 8,
+    "lr": 2e-4,
+}
+PICTURE, PAPER_PICTURE = "reproduction/table4-small.png", "reproduction/table4-paper.png"
+
+
+def show(*records: Record) -> str:
+    return page(records, {}, {}, "reproduction")
+
+
+# Numbers
+
+
+def test_means_and_deviations_over_seeds_by_hand() -> None:
+    bottle = [made("daad", "bottle", area, seed) for seed, area in enumerate((0.9, 0.96, 0.93))]
+    tile = [made("daad", "tile", area, seed) for seed, area in enumerate((0.7, 0.8))]
+    one = made("ae", "tile", 0.5)
+    found = body(section(show(*bottle, *tile, one), "Table 3"))
+    # The textures are first. The mean is of seeds 0 and 1: (0.9 + 0.7) / 2 and (0.96 + 0.8) / 2.
+    assert found == {
+        "heads": ["N", "tile", "bottle", "mean", "paper, all 15"],
+        "AE": ["-", "0.500 (0.696)", "", "", "0.794"],
+        "DAAD": [
+            *("125", "0.750 ± 0.071 (0.825)", "0.930 ± 0.030 (0.975)"),
+            *("0.840 ± 0.057 (0.900)", "0.845"),
+        ],
+    }
+
+
+def test_the_paper_is_beside_its_own_categories_alone() -> None:
+    """Of `gear` it knows nothing, nor of a mean with it."""
+    lines = body(section(show(made("daad", "gear", 0.7), made("daad", "bottle", 0.9)), "Table 3"))
+    assert lines["heads"] == ["N", "bottle", "gear", "mean", "paper, all 15"]
+    assert lines["DAAD"] == ["125", "0.900 (0.975)", "0.700", "0.800", "0.845"]
+    (table_4, *_) = tables(section(show(made("daad", "bottle", 0.9)), "Table 4"))
+    assert table_4[1:] == [["r 8", "125", "0.900", "0.845"]]  # no figures by category
+
+
+def test_a_run_is_ranked_as_its_row_says() -> None:
+    plus = made("daad+", "bottle", 0.8, auroc_r=0.6, auroc_l=0.7)
+    found = body(section(show(plus), "Table 5"))
+    own = {label: (cells[1], cells[2]) for label, cells in found.items() if label != "heads"}
+    assert own == {
+        "DAAD, L_adv, L_ali: R": ("0.600", "0.855"),
+        "DAAD, L_adv, L_ali: L": ("0.700", "0.874"),
+        "DAAD, L_adv, L_ali: R + L": ("0.800", "0.895"),
+    }
+    assert body(section(show(plus), "Table 3"))["DAAD+"][1] == "0.800 (0.976)"
+
+
+def test_all_classes_have_a_column_and_their_mean_needs_all() -> None:
+    digits = [made("daad", f"mnist-{digit}", digit / 10, **DIGITS) for digit in range(10)]
+    plain = made("ae", "mnist-3", 0.5, **DIGITS | NO_MEMORY)
+    found = body(section(show(*digits, plain), "Table 2, MNIST"))
+    assert found["heads"] == ["N", *"0123456789", "mean", "paper"]
+    assert found["AE"] == ["-", "", "", "", "0.500", *[""] * 7, "-"]
+    areas = [f"0.{digit}00" for digit in range(10)]
+    assert found["DAAD"] == ["125", *areas, "0.450 (0.990)", "0.990"]
+
+
+def test_a_video_is_judged_by_its_frames_psnr() -> None:
+    frames = {"auroc_r": 0.92, "auroc_global": 0.4, **VIDEO}
+    found = body(section(show(made("daad", "ped2", 0.3, **frames)), "Table 6, UCSD Ped2"))
+    assert found == {"heads": ["N", "ped2", "paper"], "DAAD": ["500", "0.920 (0.941)", "0.941"]}
+
+
+def test_digits_and_videos_are_no_categories() -> None:
+    """Even where they were trained just as a row of photographs."""
+    others = [made("daad", name, 0.9) for name in ("mnist-3", "cifar10-cat", "ped2", "avenue")]
+    assert show(*others) == show()
+    found = body(section(show(*others, made("daad", "bottle", 0.9)), "Table 3"))
+    assert found["heads"] == ["N", "bottle", "paper, all 15"]
+
+
+def test_each_line_of_a_table_has_all_its_cells() -> None:
+    page = show(
+        *[made(name, "gear", 0.9) for name in ("ae", "daad", "memae")],
+        *[made("daad", name, 0.9, seed) for name in ("bottle", "tile") for seed in (0, 1)],
+        made("daad+", "bottle", 0.9, scale="paper", **PAPER),
+        made("daad", "mnist-3", 0.9, **DIGITS),
+        made("ae", "ped2", 0.9, **VIDEO | NO_MEMORY),
+    )
+    found = tables(page)
+    assert len(found) > 10
+    for lines in found:
+        assert {len(line) for line in lines} == {len(lines[0])}
+
+
+# Words
+
+
+def test_what_was_not_run_is_said() -> None:
+    assert show().count("Not run.") == len(SECTIONS) == 14
+    titles = [part.splitlines()[0] for part in show().split("\n## ")[1:]]
+    names = [title.partition(",")[0] for title in titles]
+    assert names == [
+        *("Figure 1", "Figure 2", "Table 2", "Table 2", "Table 3", "The networks of Table 3"),
+        *("Table 4", "Figure 5", "Table 5"),
+        *("Figure 6", "Table 6", "Table 6", "Figure 7", "What the paper leaves open"),
+    ]  # fmt: skip
+    page = show(made("ae", "ped2", 0.9, **VIDEO | NO_MEMORY))
+    assert page.count("Not run.") == 13
+    assert "Not run." not in section(page, "Table 6, UCSD Ped2")
+
+
+def test_how_it_was_made_is_said() -> None:
+    other = {"device": "a GPU", "minutes": 20.25}
+    runs = [made("daad", "bottle", 0.9, 2), made("ae", "bottle", 0.9, 0, **other)]
+    text = section(show(*runs, made("ae", "tile", 0.9)), "Table 3")
+    assert (
+        "Pictures of 128x128, width 16; 40 epochs of batches of 4, lr 0.001; seeds 0,2. 3 runs, "
+        "29 minutes of training on a processor, 1 thread(s); a GPU."
+    ) in text
+    command = "python examples/reproduce.py --data DATA --only table3 --scale small"
+    command += " --categories tile,bottle --seeds 0,2"
+    assert f"\n```sh\n{command}\n```" in text
+
+
+def test_scales_have_tables_of_their_own() -> None:
+    runs = [made("daad+", "bottle", 0.9), made("daad+", "bottle", 0.8, scale="paper", **PAPER)]
+    text = section(show(*runs), "Table 3")
+    papers, ours = tables(text)
+    assert papers[1] == ["DAAD+", "500", "0.800 (0.976)", "0.895"]
+    assert ours[1] == ["DAAD+", "125", "0.900 (0.976)", "0.895"]
+    first, second = text.index("**At the paper's settings.**"), text.index("**At a small scale, ")
+    assert first < text.index("0.800") < second < text.index("0.900")
+    assert "--scale paper --categories bottle --seeds 0\n" in text
+    assert "--scale small --categories bottle --seeds 0\n" in text
+
+
+def test_rows_that_do_not_fit_are_said() -> None:
+    text = section(show(made("daad-r4", "bottle", 0.9, division="4x4x1")), "Table 4")
+    assert list(body(text)) == ["heads", "r 4"]
+    assert "- Does not fit this scale: r 16: division 16,16,1 does not fit level 4" in text
+    # One that was run when it did fit
+    old = made("daad-r16", "bottle", 0.9, division="16x16x1")
+    assert show(old) == show()
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *({"image_size": 64}, {"width": 8}, {"division": "4x4x1"}, {"num_items": 30}),
+        *({"temperature": 0.5}, {"epochs": 39}, {"batch_size": 8}, {"lr": 2e-3}),
+        *({"setting": "daad-old"}, {"scale": "medium"}),
+    ],
+    ids=str,
+)
+def test_runs_of_other_settings_are_not_shown(choices: dict[str, object]) -> None:
+    run = made("daad", "bottle", 0.9)
+    assert show(run) != show()
+    assert show(dataclasses.replace(run, **choices)) == show()
+
+
+def test_notes_and_pictures_are_where_they_belong() -> None:
+    notes = {"introduction": "\nOf 2026.\n", "table4": "Why r 4 is low.\n", "table5": "Soon."}
+    pictures = {"table4": [PAPER_PICTURE, PICTURE], "figure1": ["reproduction/figure1.png"]}
+    run = made("daad", "bottle", 0.9)
+    text = page([run], notes, pictures, "reproduction")
+    introduction = text.partition("\n## ")[0]
+    assert introduction.startswith("# ")
+    assert introduction.endswith("\n\nOf 2026.\n")
+    assert "[results.csv](reproduction/results.csv)" in introduction
+    table_4 = section(text, "Table 4")
+    places = [table_4.index(part) for part in ("| r 8", "```sh", PAPER_PICTURE, PICTURE, "Why r 4")]
+    assert places == sorted(places)
+    assert f"\n\n![Table 4, division rates r_h and r_w]({PICTURE})\n\nWhy r 4 is low.\n" in table_4
+    figure_1 = section(text, "Figure 1")
+    assert figure_1.endswith("\n\n![Figure 1, the idea in one picture](reproduction/figure1.png)\n")
+    assert "Not run." not in figure_1
+    assert section(page([], notes, {}, "x"), "Table 5").endswith("\n\nNot run.\n\nSoon.\n")
+    assert "\n\n\n" not in text
+
+
+# Files
+
+
+def some() -> list[Record]:
+    plus = {"auroc_l": 0.7, "pixel_auroc": 0.1 + 0.2, "minutes": 0.1}
+    return [
+        made("ae", "bottle", 0.5),
+        made("daad", "ped2", 0.9, auroc_r=None, auroc_global=0.25, **VIDEO),
+        made("daad+", "bottle", 1 / 3, 12, **plus, device='A "GPU", of two\nlines'),
+    ]
+
+
+def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:
+    write_results(tmp_path / "results.csv", some())
+    assert read_results(tmp_path / "results.csv") == some()
+    write_results(tmp_path / "none.csv", [])
+    assert read_results(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text.replace("minutes", "hours"),
+        lambda text: text.replace("small,ae,bottle,0", "small,ae,bottle,x"),
+        lambda text: text.replace("4.5", ""),
+        lambda text: text[: text.rindex(",")],
+        lambda text: text.replace("bottle", '"' + 200_000 * "b"),
+        lambda text: text + "\N{LATIN SMALL LETTER E WITH ACUTE}",
+    ],
+    ids=["empty", "other", "seed", "minutes", "cut", "quote", "encoding"],
+)
+def test_damaged_results_are_refused(damage: Callable[[str], str], tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    write_results(path, some())
+    path.write_text(damage(path.read_text()), encoding="latin-1")
+    with pytest.raises(UserError, match=r"results\.csv: not the results of reproduce\.py"):
+        read_results(path)
+
+
+def test_new_runs_take_the_place_of_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "reproduction.md"
+    old = [made("daad", "bottle", 0.5, 10), made("daad", "bottle", 0.5, 9), made("ae", "tile", 0.6)]
+    write_page(path, old)
+    new = [made("daad", "bottle", 0.7, 9), made("ae", "screw", 0.8)]
+    monkeypatch.setattr(publish, "collect", lambda _: new)
+    # By setting, then in the order of Table 1, then by seed
+    assert gather(path, tmp_path / "out") == [old[2], new[1], new[0], old[0]]
+    assert gather(tmp_path / "other.md", tmp_path / "out") == new[::-1]
+
+
+def test_writing_again_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "reproduction.md"
+    assets = assets_of(path)
+    assets.mkdir()
+    (assets / "table4.md").write_text("Why r 4 is low: \N{PLUS-MINUS SIGN}.\n", encoding="utf-8")
+    for name in (PICTURE, PAPER_PICTURE, "reproduction/table44.png", "reproduction/table4.svg"):
+        (tmp_path / name).write_bytes(b"a picture")
+    write_page(path, some())
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert len(before) == 7
+    text = path.read_text(encoding="utf-8")
+    shown = [f"![Table 4, division rates r_h and r_w]({name})" for name in (PAPER_PICTURE, PICTURE)]
+    end = "\n\n".join([*shown, "Why r 4 is low: \N{PLUS-MINUS SIGN}."])
+    assert section(text, "Table 4").endswith(f"\n\n{end}\n")
+    assert text.count("](reproduction/table4") == 2
+    write_page(path, gather(path, tmp_path / "none"))
+    after = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert after == before
+
+
+@pytest.mark.skipif(not (DOCS / "reproduction.md").exists(), reason="no page has been written yet")
+def test_the_page_in_docs_is_that_of_its_csv(tmp_path: Path) -> None:
+    shutil.copytree(DOCS / "reproduction", tmp_path / "reproduction")
+    path = tmp_path / "reproduction.md"
+    write_page(path, gather(path, tmp_path / "none"))
+    for name in ("reproduction.md", "reproduction/results.csv"):
+        assert (tmp_path / name).read_bytes() == (DOCS / name).read_bytes(), name
+    assert read_results(tmp_path / "reproduction" / "results.csv")

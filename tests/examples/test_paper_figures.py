@@ -1,0 +1,221 @@
+"""The paper's figures of runs: which pictures they show, and what is drawn at which place."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from PIL import Image
+
+from daad.checkpoint import NAME, load_models, save_checkpoint
+from daad.config import Config
+from daad.data import Category, load_category
+from daad.errors import UserError
+from daad.files import write_csv
+from daad.model import Generator
+from daad.plotting import BLUE, INK, ORANGE, save_figure
+from daad.runs import Hardware, write_settings
+from paper.figures import Series, area_figure, curve_figure, pick_samples, reconstruction_figure
+
+CPU = torch.device("cpu")
+SIZE = 64
+# By defect, the sides of the squares that are marked in its pictures; None has no mask.
+SQUARES = {"good": [None, None], "hole": [16, 4, 8, None, 12], "scratch": [None, None, None]}
+
+
+@pytest.fixture(scope="module")
+def category(tmp_path_factory: pytest.TempPathFactory) -> Category:
+    """Two good pictures, five holes, of which four are marked, and three scratches, unmarked."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+
+    def save(path: Path, pixels: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+    noise = random.integers(90, 130, (11, SIZE, SIZE, 3), dtype=np.uint8)
+    save(root / "toy" / "train" / "good" / "0.png", noise[0])
+    rest = iter(noise[1:])
+    for defect, sides in SQUARES.items():
+        for index, side in enumerate(sides):
+            save(root / "toy" / "test" / defect / f"{index}.png", next(rest))
+            if side is not None:
+                mask = np.zeros((SIZE, SIZE), np.uint8)
+                mask[-side:, -side:] = 255  # up to the edge of the picture
+                save(root / "toy" / "ground_truth" / defect / f"{index}_mask.png", mask)
+    return load_category(root, "toy")
+
+
+def make_run(run: Path, category: Category, variant: str = "ae", image_size: int = 32) -> Path:
+    """The checkpoint and the settings of an untrained network."""
+    network: dict[str, Any] = {"width": 4, "levels": 2, "num_items": 4, "batch_size": 3}
+    if variant == "daad":
+        network["division"] = (2, 2, 1)
+    config = Config(variant=variant, image_size=image_size, **network).resolve()
+    torch.manual_seed(0)
+    state = {"config": config.to_dict(), "epoch": 0, "generator": Generator(config).state_dict()}
+    save_checkpoint(run / NAME, state)
+    write_settings(run, config, category.source, Hardware())
+    return run
+
+
+def write_scores(run: Path, category: Category, scores: list[float]) -> None:
+    header = ("path", "label", "defect", "reconstruction", "alignment", "score")
+    rows = [
+        (sample.name, sample.label, sample.defect, 0.5, "", score)
+        for sample, score in zip(category.test, scores, strict=True)
+    ]
+    write_csv(run / "scores.csv", header, rows[::-1])  # found by name, in whatever order
+
+
+def is_drawn(figure: Figure, path: Path) -> bool:
+    save_figure(path, figure)
+    return path.stat().st_size > 0
+
+
+# Figures 2 and 5
+
+
+def test_picked_samples_are_of_median_area(category) -> None:
+    names = [sample.name for sample in pick_samples(category, 3)]
+    # Holes of 4, 8, 12 and 16: the greater of the middle two is 12. Scratches: the second of three.
+    assert names == ["test/good/0.png", "test/hole/4.png", "test/scratch/1.png"]
+    assert [sample.name for sample in pick_samples(category, 2)] == names[:2]
+    assert [sample.name for sample in pick_samples(category, 9)] == names
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, category: Category) -> dict[str, Path]:
+    """Two runs of other sizes of pictures."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {
+        "AE": make_run(folder / "ae", category),
+        "DAAD": make_run(folder / "daad", category, "daad", image_size=64),
+    }
+
+
+def test_reconstructions_stand_beside_their_input(tmp_path, category, runs) -> None:
+    samples = pick_samples(category, 3)
+    figure = reconstruction_figure(category, samples, runs, CPU)
+    assert len(figure.axes) == 9
+    rows = [figure.axes[start : start + 3] for start in (0, 3, 6)]
+    assert [axes.get_title() for axes in rows[0]] == ["input", "AE", "DAAD"]
+    assert [row[0].get_ylabel() for row in rows] == ["good", "hole", "scratch"]
+    assert [row[0].yaxis.label.get_color() for row in rows] == [BLUE, ORANGE, ORANGE]
+    for row, sample in zip(rows, samples, strict=True):
+        with Image.open(sample.path) as image:
+            pixels = np.asarray(image) / 255
+        assert np.allclose(row[0].images[0].get_array(), pixels, atol=1e-6)
+    assert is_drawn(figure, tmp_path / "reconstructions.png")
+
+
+def test_each_run_sees_pictures_of_its_own_size_and_says_its_error(category, runs) -> None:
+    samples = pick_samples(category, 3)
+    figure = reconstruction_figure(category, samples, runs, CPU)
+    for column, (run, size) in enumerate(zip(runs.values(), (32, 64), strict=True), start=1):
+        generator = load_models(run)[1]
+        x = category.pictures(samples, size).batch(torch.arange(3), "cpu")
+        with torch.inference_mode():
+            x_hat = generator(x)
+        for row in range(3):
+            axes = figure.axes[3 * row + column]
+            error = (x_hat[row] - x[row]).square().mean().item()
+            assert axes.get_xlabel() == f"R(x) {error:.4f}"
+            shown = torch.tensor(axes.images[0].get_array()).movedim(-1, 0)
+            assert torch.allclose(shown / 127.5 - 1, x_hat[row].clamp(-1, 1), atol=0.01)
+
+
+def test_the_defect_is_outlined_in_the_input(category, runs) -> None:
+    samples = pick_samples(category, 3)
+    good, *_, hole = reconstruction_figure(category, samples, runs, CPU).axes[:4]
+    assert not good.collections
+    (line,) = hole.collections
+    assert to_hex(line.get_edgecolor()[0]).upper() == ORANGE
+    box = line.get_paths()[0].get_extents()
+    # A square of 12 in the last corner of 64, one pixel wider, and closed along the edges.
+    assert box.get_points().flatten() == pytest.approx([50.5, 50.5, 63.5, 63.5], abs=1e-6)
+    assert (hole.get_xlim(), hole.get_ylim()) == ((-0.5, 63.5), (63.5, -0.5))
+
+
+# Figure 6
+
+
+def points(axes: Any, kind: int) -> list[tuple[float, float]]:
+    return [tuple(point) for point in axes.collections[kind].get_offsets().tolist()]
+
+
+def test_scores_stand_at_their_areas(tmp_path, category, runs) -> None:
+    scores = [1.0, 3.0, 5.0, 2.0, 3.0, 6.0, 4.0, 5.0, 6.0, 11.0]
+    write_scores(runs["AE"], category, scores)
+    write_scores(runs["DAAD"], category, [-score for score in scores])
+    figure = area_figure(category, runs)
+    one, other = figure.axes
+    assert points(one, 0) == [(0, 0), (0, pytest.approx(0.2))]
+    # Sides of 16, 4, 8 and 12 of 64; the fourth hole and the scratches have no mask.
+    marked = [(6.25, 0.4), (0.390625, 0.1), (1.5625, 0.2), (3.515625, 0.3)]
+    assert points(one, 1) == [pytest.approx(point) for point in marked]
+    assert points(other, 1) == [pytest.approx((area, 1 - score)) for area, score in marked]
+    # Of 2 good and 8 anomalous pictures: one pair in the wrong order, one tie.
+    assert one.get_title(loc="left") == f"AE, AUROC {14.5 / 16:.3f}"
+    assert other.get_title(loc="left") == f"DAAD, AUROC {1.5 / 16:.3f}"
+    assert one.get_xlabel() == other.get_xlabel() == "area of the anomaly, % of the picture"
+    assert one.get_ylabel() == "anomaly score"
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["good", "anomalous (without 4 of unknown area)"]
+    assert is_drawn(figure, tmp_path / "area.png")
+
+
+def test_a_run_without_scores_is_refused(tmp_path, category) -> None:
+    run = make_run(tmp_path / "run", category)
+    with pytest.raises(UserError, match=r"scores\.csv: no such file; evaluate the run first"):
+        area_figure(category, {"AE": run})
+    write_csv(run / "scores.csv", ("path", "score"), [("test/good/0.png", 1.0)])
+    with pytest.raises(UserError, match=r"holds no score of test/good/1\.png; .* evaluate the run"):
+        area_figure(category, {"AE": run})
+
+
+# Figure 7 and Table 4
+
+
+def test_a_curve_has_means_seeds_and_the_papers_figures(tmp_path) -> None:
+    bottle = Series("bottle", {8: [0.9, 0.96], 2: [0.8], 4: [0.7, 0.8]}, {2: 0.85, 8: 0.975})
+    grid = Series("grid", {2: [0.6], 4: [0.65]})
+    paper = Series("paper, mean of 15", paper={16: 0.813, 4: 0.821})
+    figure = curve_figure("r", [bottle, grid, paper])
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["bottle", "bottle, paper", "grid", "paper, mean of 15"]
+    drawn = {name: list(zip(*line.get_data(), strict=True)) for name, line in lines.items()}
+    assert drawn["bottle"] == [(2, 0.8), (4, pytest.approx(0.75)), (8, pytest.approx(0.93))]
+    assert drawn["bottle, paper"] == [(2, 0.85), (8, 0.975)]
+    assert drawn["grid"] == [(2, 0.6), (4, 0.65)]
+    assert drawn["paper, mean of 15"] == [(4, 0.821), (16, 0.813)]
+    assert points(axes, 0) == [(2, 0.8), (4, 0.7), (4, 0.8), (8, 0.9), (8, 0.96)]
+    assert points(axes, 1) == [(2, 0.6), (4, 0.65)]
+    assert [line.get_linestyle() for line in lines.values()] == ["-", "--", "-", "--"]
+    assert [line.get_color() for line in lines.values()] == [BLUE, BLUE, ORANGE, INK]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == list(lines)
+    assert is_drawn(figure, tmp_path / "curve.png")
+
+
+def labels(figure: Figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [text.get_text() for text in figure.axes[0].get_xticklabels()]
+
+
+def test_the_axis_names_the_numbers_there_are() -> None:
+    figure = curve_figure("number of items N", [Series("bottle", {31: [0.9], 500: [0.9]})])
+    axes = figure.axes[0]
+    assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == (
+        *("log", "number of items N", "AUROC"),
+    )
+    assert labels(figure) == ["31", "500"]
+    # 100 is too close to 124 for both to be read; ours is named.
+    both = Series("bottle", {6: [0.9], 124: [0.9]}, {100: 0.9, 2000: 0.9})
+    assert labels(curve_figure("N", [both])) == ["6", "124", "2000"]
+    assert labels(curve_figure("N", [Series("bottle", {500: [0.9]})])) == ["500"]

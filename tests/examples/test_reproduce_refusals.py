@@ -1,0 +1,75 @@
+"""What the reproduction refuses before it trains, and what it leaves out for want of data."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paper_data import make_collection, make_tiny, noted, said, script
+from scripts import call, refused
+
+import reproduce
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_collection(tmp_path_factory.mktemp("data"))
+
+
+def test_data_that_is_not_there_is_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    some = tmp_path / "some"
+    shutil.copytree(data / "ped2", some / "ped2")
+    text = said(script("--data", some, cwd=tmp_path))
+    assert trained == ["ae, ped2, seed 0", "daad, ped2, seed 0"]
+    assert "Left out of table3: " in text
+    assert "Left out of table2-mnist: " in text
+    assert "Left out of table6-avenue: " in text
+    assert "Left out of table6-ped2" not in text
+
+    refused(
+        script("--data", some, "--only", "table2,table3", cwd=tmp_path),
+        f"--data {some}: none of the data sets is there",
+    )
+
+
+def test_refusals_before_anything_is_written(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    common = ("--data", data)
+    refused(script(*common, "--only", "table9", cwd=tmp_path), "no table9", "figure1", "open")
+    refused(script(*common, "--only", "", cwd=tmp_path), "--only : no (empty)")
+    refused(script(*common, cwd=tmp_path, scale="tiny"), "--scale tiny", "paper, small")
+    refused(script(*common, "--seeds", "0,x", cwd=tmp_path), "--seeds 0,x", "whole numbers")
+    refused(script(*common, "--categories", "zipper", cwd=tmp_path), "no zipper", "carpet, bottle")
+    refused(script("--data", tmp_path / "none", cwd=tmp_path), "none of the data sets")
+    for bad in ("-1", "nan"):
+        refused(script(*common, "--budget-minutes", bad, cwd=tmp_path), f"--budget-minutes {bad}")
+    refused(script(*common, "--page", "results", cwd=tmp_path), "--page results", ".md")
+    refused(call(reproduce.run, "--device", "gpu", cwd=tmp_path), "--device gpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(script(*common, cwd=tmp_path), "give each its --only and --seeds")
+    assert trained == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_page_is_refused_before_hours_go_into_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    stored = tmp_path / "out" / "reproduction" / "results.csv"
+    stored.parent.mkdir(parents=True)
+    stored.write_text("scale,setting\nsmall,ae\n")
+    refused(script("--data", data, cwd=tmp_path), "results.csv: not the results of reproduce.py")
+    assert trained == []
+    assert stored.read_text() == "scale,setting\nsmall,ae\n"

@@ -1,0 +1,216 @@
+"""The reproduction, stopped by its budget or from outside, and started again."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from paper_data import TINY, body, make_collection, make_tiny, section, without_time
+from scripts import Done, call, table
+from training_runs import assert_same, break_off
+
+import reproduce
+from daad.checkpoint import NAME, load_checkpoint
+from daad.training import Trainer
+from paper.settings import SCALES
+
+PED2 = "Table 6, UCSD Ped2"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny() -> Iterator[None]:
+    """Runs of two epochs, with a checkpoint at the end alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_tiny(patch)
+        longer = {kind: choices | {"epochs": 2} for kind, choices in TINY.items()}
+        patch.setitem(SCALES, "small", longer)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_collection(tmp_path_factory.mktemp("data"))
+
+
+def script(data: Path, cwd: Path, *arguments: Any) -> Done:
+    """Both networks on Ped2."""
+    common = ("--data", data, "--only", "table6-ped2", "--scale", "small", "--device", "cpu")
+    return call(reproduce.run, *common, "--out", "out", *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a call that never stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = script(data, folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def folder_of(folder: Path, setting: str) -> Path:
+    return folder / "out" / "small" / setting / "ped2" / "seed-0"
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    return table(folder / "out" / "reproduction" / "results.csv")
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "out" / "reproduction.md").read_text(encoding="utf-8")
+
+
+def networks(folder: Path) -> list[str]:
+    """The rows of the page's table."""
+    return list(body(section(page_of(folder), PED2)))[1:]
+
+
+def assert_as_if_unbroken(folder: Path, whole: Path) -> None:
+    assert without_time(results(folder)) == without_time(results(whole))
+    assert body(section(page_of(folder), PED2)) == body(section(page_of(whole), PED2))
+    for setting in ("ae", "daad"):
+        one, other = (folder_of(where, setting) for where in (folder, whole))
+        assert (one / "scores.csv").read_bytes() == (other / "scores.csv").read_bytes()
+        mine, reference = (load_checkpoint(run / NAME) for run in (one, other))
+        assert_same(mine, reference)
+
+
+def count_epochs(patch: pytest.MonkeyPatch, late: int | None = None) -> list[int]:
+    """Notes the epochs that are trained, counted from 1; in the one `late`, an hour passes."""
+    begun: list[int] = []
+    monotonic, run_epoch = time.monotonic, Trainer._run_epoch
+
+    def counted(*arguments: Any) -> dict[str, float]:
+        begun.append(len(begun) + 1)
+        return run_epoch(*arguments)
+
+    def clock() -> float:
+        return monotonic() + (3600 if late is not None and len(begun) >= late else 0)
+
+    patch.setattr(Trainer, "_run_epoch", counted)
+    patch.setattr(time, "monotonic", clock)
+    return begun
+
+
+def test_a_budget_stops_after_the_epoch_and_nothing_is_lost(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half_an_hour = ("--budget-minutes", 30)
+    with monkeypatch.context() as patch:  # out of time in AE's first epoch
+        begun = count_epochs(patch, late=1)
+        done = script(data, tmp_path, *half_an_hour)
+    assert done.returncode == 0, done.stderr
+    assert begun == [1]
+    said = " ".join(done.stdout.split())
+    assert "ae, ped2, seed 0: stopped before its last epoch, out of time; it can go on" in said
+    assert "Out of time: 1 run(s) are left for the next call" in said
+    assert load_checkpoint(folder_of(tmp_path, "ae") / NAME)["epoch"] == 1
+    assert not folder_of(tmp_path, "daad").exists()
+    assert results(tmp_path) == []
+    assert "Not run." in section(page_of(tmp_path), PED2)
+
+    with monkeypatch.context() as patch:  # and in its second, which is its last
+        begun = count_epochs(patch, late=1)
+        done = script(data, tmp_path, *half_an_hour)
+    assert begun == [1]
+    assert "stopped" not in done.stdout
+    assert "Out of time: 1 run(s) are left for the next call" in " ".join(done.stdout.split())
+    (line,) = results(tmp_path)
+    assert (line["setting"], line["minutes"]) == ("ae", "120.0")  # of both calls
+    assert networks(tmp_path) == ["AE"]
+    assert not folder_of(tmp_path, "daad").exists()
+
+    with monkeypatch.context() as patch:  # DAAD's first
+        begun = count_epochs(patch, late=1)
+        done = script(data, tmp_path, *half_an_hour)
+    assert begun == [1]
+    assert "Out of time" not in done.stdout  # no run is left that has not begun
+    assert "daad, ped2, seed 0: stopped" in done.stdout
+    assert networks(tmp_path) == ["AE"]
+
+    begun = count_epochs(monkeypatch)
+    done = script(data, tmp_path)
+    assert begun == [1]
+    assert "2 runs: 1 finished before, kept" in done.stdout
+    assert_as_if_unbroken(tmp_path, whole)
+
+
+def test_a_budget_stops_runs_of_photographs_too(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ("--only", "figure6", "--categories", "bottle")
+    with monkeypatch.context() as patch:
+        begun = count_epochs(patch, late=1)
+        done = script(data, tmp_path, *common, "--budget-minutes", 30)
+    assert begun == [1]
+    assert "daad, bottle, seed 0: stopped" in done.stdout
+    run = tmp_path / "out" / "small" / "daad" / "bottle" / "seed-0"
+    assert load_checkpoint(run / NAME)["epoch"] == 1
+    assert not (run / "scores.csv").exists()
+
+    begun = count_epochs(monkeypatch)
+    assert script(data, tmp_path, *common).returncode == 0
+    assert begun == [1, 2, 3]
+    assert [line["setting"] for line in results(tmp_path)] == ["daad", "daad+"]
+    assert (tmp_path / "out" / "reproduction" / "figure6-small-bottle.png").exists()
+
+
+def test_a_budget_that_suffices_changes_nothing(data: Path, whole: Path, tmp_path: Path) -> None:
+    done = script(data, tmp_path, "--budget-minutes", 30)
+    assert "out of time" not in done.stdout.lower()
+    assert_as_if_unbroken(tmp_path, whole)
+
+
+def test_without_a_budget_hours_may_pass(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = count_epochs(monkeypatch, late=1)
+    assert script(data, tmp_path).returncode == 0
+    assert begun == [1, 2, 3, 4]
+    assert_as_if_unbroken(tmp_path, whole)
+
+
+def test_without_any_budget_there_is_still_a_page(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = count_epochs(monkeypatch)
+    done = script(data, tmp_path, "--budget-minutes", 0)
+    assert done.returncode == 0, done.stderr
+    assert "Out of time: 2 run(s) are left for the next call" in done.stdout
+    assert not (tmp_path / "out" / "small").exists()
+    assert page_of(tmp_path).count("Not run.") == 14
+
+    for name in ("small/ae", "reproduction"):
+        shutil.copytree(whole / "out" / name, tmp_path / "out" / name, dirs_exist_ok=True)
+    (tmp_path / "out" / "reproduction" / "results.csv").unlink()
+    script(data, tmp_path, "--budget-minutes", 0)
+    assert begun == []
+    assert results(tmp_path) == results(whole)[:1]
+    assert networks(tmp_path) == ["AE"]
+
+
+def test_what_broke_off_goes_on(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AE is finished and in the page, DAAD breaks off after a checkpoint."""
+    often = SCALES["small"]["video"] | {"checkpoint_every": 1}
+    monkeypatch.setitem(SCALES, "small", {**SCALES["small"], "video": often})
+    with monkeypatch.context() as patch:
+        break_off(patch, epoch=4)
+        assert script(data, tmp_path).returncode != 0
+    assert without_time(results(tmp_path)) == without_time(results(whole)[:1])
+    assert networks(tmp_path) == ["AE"]
+    kept = folder_of(tmp_path, "ae") / NAME
+    before = kept.stat().st_mtime_ns
+
+    begun = count_epochs(monkeypatch)
+    done = script(data, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 runs: 1 finished before, kept" in done.stdout
+    assert begun == [1]
+    assert kept.stat().st_mtime_ns == before
+    assert networks(tmp_path) == ["AE", "DAAD"]
+    assert without_time(results(tmp_path)) == without_time(results(whole))
+    scores = [(folder_of(where, "daad") / "scores.csv").read_bytes() for where in (tmp_path, whole)]
+    assert scores[0] == scores[1]
