@@ -73,7 +73,10 @@ class Config:
         "non-saturating", LOSSES, "The network's: non-saturating, or minimax (Eq. 5 to the letter)."
     )
     alignment_trains_discriminator: bool = _option(
-        False, LOSSES, "Whether the discriminator learns from the alignment loss too."
+        True,
+        LOSSES,
+        "Whether the discriminator learns from the alignment loss too: else its features tell real "
+        "from rebuilt, not normal from not.",
     )
     feature: str = _option(
         "classifier", LOSSES, "f_D: classifier (the 4x4 convolution's output) or extractor."

@@ -173,7 +173,8 @@ def _figure_7() -> list[Row]:
 
 def _left_open() -> list[Row]:
     """Choices that the paper does not make, one at a time, beside the defaults here."""
-    squared = Setting("daad+-squared", {"variant": "daad+", "distance": "squared"})
+    squared = Setting("daad+-squared", {**DAAD_PLUS.choices, "distance": "squared"})
+    apart = Setting("daad+-apart", {**DAAD_PLUS.choices, "alignment_trains_discriminator": False})
     return [
         Row("DAAD as it is", DAAD, _TABLE_3["DAAD"][-1]),
         Row("temperature 0.2", _daad("t0.2", temperature=0.2)),
@@ -183,6 +184,7 @@ def _left_open() -> list[Row]:
         Row("norm of Eq. 4, as printed", _daad("l2", distance="l2")),
         Row("DAAD+ as it is", DAAD_PLUS, _TABLE_3["DAAD+"][-1]),
         Row("DAAD+, squares in Eq. 4, 6", squared),
+        Row("DAAD+, L_ali not for D", apart),
     ]
 
 

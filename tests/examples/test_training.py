@@ -27,7 +27,7 @@ from daad.training import Trainer, train
     [
         {},
         {"gan_loss": "minimax", "distance": "l2"},
-        {"alignment_trains_discriminator": True, "feature": "extractor"},
+        {"alignment_trains_discriminator": False, "feature": "extractor"},
         {"lambda_adv": 0.0},
         {"lambda_ali": 0.0},
         {"lambda_adv": 0.0, "lambda_ali": 0.0},
@@ -275,7 +275,7 @@ print("after training")
 def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     values = {"tests": str(Path(__file__).parent), "out": str(tmp_path)}
-    choices = {"precision": precision, "alignment_trains_discriminator": True}
+    choices = {"precision": precision}
     script.write_text(TWO_PROCESSES.format(choices=choices, **values))
     root = Path(__file__).parents[2]
     done = subprocess.run(
