@@ -58,22 +58,24 @@ def page(
 ) -> str:
     """The page in Markdown.
 
-    notes: what was written by hand on a section, by its name: why ours differs.
+    notes: what was written by hand, by the section's name: why ours differs; and by NAME-data, which
+    stands first: how the data is not the paper's.
     pictures: files by the section's name, as paths from the page. assets: the folder of
     results.csv from there.
     """
     parts = [INTRODUCTION.format(assets=assets), notes.get("introduction", "")]
     for name in SECTIONS:
-        parts += _section(name, records, notes.get(name, ""), pictures.get(name, ()))
+        parts += _section(name, records, notes, pictures.get(name, ()))
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def _section(
-    name: str, records: Sequence[Record], note: str, pictures: Sequence[str]
+    name: str, records: Sequence[Record], notes: Mapping[str, str], pictures: Sequence[str]
 ) -> Iterator[str]:
     heading, text = PICTURES.get(name, ("", ""))
     yield f"## {heading or TABLES[name].title}"
     yield text
+    yield notes.get(f"{name}-data", "")
     found = False
     for scale in SCALES:
         if name in TABLES:
@@ -84,7 +86,7 @@ def _section(
         yield f"![{heading or TABLES[name].title}]({path})"
     if not found and not pictures:
         yield "Not run."
-    yield note
+    yield notes.get(name, "")
 
 
 def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> Iterator[str]:

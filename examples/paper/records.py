@@ -27,10 +27,10 @@ _FRAMES = {"R": "score_clip", "L": "alignment", "R + L": "fused_clip", "global":
 
 @dataclass(frozen=True)
 class Record:
-    """A finished run. Areas are AUROCs: of pictures by each of `SCORES`, or of a video's frames.
+    """A finished run. Areas are AUROCs, of pictures or of a video's frames, by each of `SCORES`.
 
-    auroc: by both R and L. auroc_peak: by the peak of the error map. auroc_global: of frames by a PSNR that is scaled over all clips. minutes: of training.
-    The last fields are its choices, as far as they differ between runs.
+    auroc: by both R and L. minutes: of training. The last fields are its choices, as far as they
+    differ between runs.
     """
 
     scale: str
@@ -42,6 +42,7 @@ class Record:
     auroc: float | None
     auroc_peak: float | None
     auroc_global: float | None
+    auroc_within: float | None
     pixel_auroc: float | None
     device: str
     minutes: float
@@ -66,7 +67,8 @@ class Record:
 
     def area(self, score: str) -> float | None:
         """The AUROC by one of `SCORES`."""
-        areas = (self.auroc_r, self.auroc_l, self.auroc, self.auroc_peak)
+        pictures = (self.auroc_r, self.auroc_l, self.auroc, self.auroc_peak)
+        areas = (*pictures, self.auroc_global, self.auroc_within)
         return dict(zip(SCORES, areas, strict=True))[score]
 
 
@@ -135,7 +137,7 @@ def _record(run: Path, scale: str, setting: str, subject: str, seed: int) -> lis
     return [
         Record(
             *(scale, setting, subject, seed),
-            *(areas.get(name) for name in (*SCORES, "global")),
+            *(areas.get(name) for name in SCORES),
             metrics.get("pixel_auroc"),
             stored["hardware"].get("name", ""),
             round(_seconds(run / "history.csv") / 60, 1),
@@ -164,17 +166,31 @@ def _areas(run: Path) -> dict[str, float | None] | None:
         with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         labels = torch.tensor([int(row["label"]) for row in rows])
-        columns = _FRAMES if "psnr" in rows[0] else _PICTURES
+        video = "psnr" in rows[0]
+        columns = _FRAMES if video else _PICTURES
         areas = {}
         for name, column in columns.items():
             values = [float(row[column]) for row in rows if row[column]]
             scores = torch.tensor(values, dtype=torch.float64)
             areas[name] = image_auroc(scores, labels) if len(values) == len(rows) else None
+        if video:
+            areas["within"] = _within_clips(rows)
     except (OSError, IndexError, KeyError, ValueError):
         return None  # it is evaluated again when its turn comes
     if areas["R + L"] is None:
         areas["R + L"] = areas["R"]
     return areas
+
+
+def _within_clips(frames: Sequence[dict[str, str]]) -> float | None:
+    """Mean of the AUROCs among a clip's own frames, over the clips that have both kinds."""
+    areas = []
+    for clip in dict.fromkeys(frame["clip"] for frame in frames):
+        own = [frame for frame in frames if frame["clip"] == clip]
+        scores = torch.tensor([-float(frame["psnr"]) for frame in own], dtype=torch.float64)
+        areas.append(image_auroc(scores, torch.tensor([int(frame["label"]) for frame in own])))
+    known = [area for area in areas if area is not None]
+    return round(statistics.fmean(known), 6) if known else None
 
 
 def _seconds(history: Path) -> float:

@@ -33,6 +33,7 @@ def made(setting: str, subject: str, auroc: float, seed: int = 0, **choices: Any
             "auroc": auroc,
             "auroc_peak": None,
             "auroc_global": None,
+            "auroc_within": None,
         },
         **{"pixel_auroc": None, "device": "a processor, 1 thread(s)", "minutes": 4.5},
         **{"division": division, "num_items": items, **_choices(_SMALL["photographs"])},

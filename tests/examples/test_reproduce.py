@@ -87,6 +87,10 @@ def test_each_line_is_of_what_its_run_scored(whole: Path) -> None:
             columns["auroc_global"] = "score_global"
             found = (metrics["frame_auroc"]["clip"], metrics["frame_auroc"]["global"])
             assert (float(line["auroc"]), float(line["auroc_global"])) == found
+            clips = [clip["frame_auroc"] for clip in metrics["clips"].values()]
+            within = [area for area in clips if area is not None]
+            assert 0 < len(within) < len(clips)
+            assert float(line["auroc_within"]) == pytest.approx(sum(within) / len(within))
         else:
             assert float(line["auroc"]) == metrics["image_auroc"]
             columns |= {"auroc_l": "alignment"} if line["setting"] == "daad+" else {}
@@ -94,7 +98,7 @@ def test_each_line_is_of_what_its_run_scored(whole: Path) -> None:
             hand = area(table(run / "scores.csv"), column)
             assert float(line[name]) == pytest.approx(hand, abs=1e-6)
         assert (line["auroc_l"] == "") == (line["setting"] != "daad+")
-        assert (line["auroc_global"] == "") == (not video)
+        assert (line["auroc_global"] == "") == (line["auroc_within"] == "") == (not video)
         assert line["pixel_auroc"] == str(metrics.get("pixel_auroc") or "")
         assert (line["pixel_auroc"] == "") == (line["subject"] != "bottle")
 
