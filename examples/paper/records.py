@@ -14,15 +14,16 @@ from daad.config import PIXEL, Config
 from daad.data import list_folders, table_place
 from daad.errors import UserError
 from daad.files import write_csv
+from daad.frame_scores import scaled
 from daad.runs import finished, read_settings
 from daad.scoring import image_auroc
 from paper.settings import SCALES
 from paper.tables import OTHERS, SCORES, Row, Table
 
 SEED = "seed-"  # begins the name of a run's folder
-# Columns of scores.csv: of photographs by what is judged, of video by what is judged and scaled over.
+# Columns of scores.csv by what is judged, of photographs and of video.
 _PICTURES = {"R": "reconstruction", "L": "alignment", "R + L": "score", "peak": "peak"}
-_FRAMES = {"R": "score_clip", "L": "alignment", "R + L": "fused_clip", "global": "score_global"}
+_FRAMES = {"R": "score_clip", "R + L": "fused_clip", "global": "score_global"}
 
 
 @dataclass(frozen=True)
@@ -165,16 +166,11 @@ def _areas(run: Path) -> dict[str, float | None] | None:
     try:
         with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        labels = torch.tensor([int(row["label"]) for row in rows])
         video = "psnr" in rows[0]
         columns = _FRAMES if video else _PICTURES
-        areas = {}
-        for name, column in columns.items():
-            values = [float(row[column]) for row in rows if row[column]]
-            scores = torch.tensor(values, dtype=torch.float64)
-            areas[name] = image_auroc(scores, labels) if len(values) == len(rows) else None
+        areas = {name: _area(rows, column) for name, column in columns.items()}
         if video:
-            areas["within"] = _within_clips(rows)
+            areas |= _areas_by_clip(rows)
     except (OSError, IndexError, KeyError, ValueError):
         return None  # it is evaluated again when its turn comes
     if areas["R + L"] is None:
@@ -182,15 +178,32 @@ def _areas(run: Path) -> dict[str, float | None] | None:
     return areas
 
 
-def _within_clips(frames: Sequence[dict[str, str]]) -> float | None:
-    """Mean of the AUROCs among a clip's own frames, over the clips that have both kinds."""
-    areas = []
-    for clip in dict.fromkeys(frame["clip"] for frame in frames):
-        own = [frame for frame in frames if frame["clip"] == clip]
-        scores = torch.tensor([-float(frame["psnr"]) for frame in own], dtype=torch.float64)
-        areas.append(image_auroc(scores, torch.tensor([int(frame["label"]) for frame in own])))
-    known = [area for area in areas if area is not None]
-    return round(statistics.fmean(known), 6) if known else None
+def _area(rows: Sequence[dict[str, str]], column: str) -> float | None:
+    """AUROC by a column of scores.csv; None where it is blank, or all rows are of one kind."""
+    scores = _numbers(rows, column)
+    return None if scores is None else image_auroc(scores, _labels(rows))
+
+
+def _areas_by_clip(frames: Sequence[dict[str, str]]) -> dict[str, float | None]:
+    """What scores.csv has no column for: L scaled over each clip, and the mean within clips."""
+    names = dict.fromkeys(frame["clip"] for frame in frames)
+    clips = [[frame for frame in frames if frame["clip"] == name] for name in names]
+    within = [area for clip in clips if (area := _area(clip, "score_clip")) is not None]
+    alignment = _numbers(frames, "alignment")
+    found = {"L": None, "within": round(statistics.fmean(within), 6) if within else None}
+    if alignment is not None:
+        scores = scaled(alignment, [len(clip) for clip in clips], "clip")
+        found["L"] = image_auroc(scores, _labels(frames))
+    return found
+
+
+def _numbers(rows: Sequence[dict[str, str]], column: str) -> torch.Tensor | None:
+    values = [float(row[column]) for row in rows if row[column]]
+    return torch.tensor(values, dtype=torch.float64) if len(values) == len(rows) else None
+
+
+def _labels(rows: Sequence[dict[str, str]]) -> torch.Tensor:
+    return torch.tensor([int(row["label"]) for row in rows])
 
 
 def _seconds(history: Path) -> float:

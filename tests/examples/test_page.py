@@ -88,8 +88,8 @@ def test_a_video_is_judged_by_its_frames_psnr() -> None:
     assert found == {
         "heads": ["N", "ped2", "paper"],
         "DAAD": ["500", "0.920 (0.941)", "0.941"],
-        "DAAD, scaled over all clips": ["500", "0.400", "-"],
-        "DAAD, mean within clips": ["500", "0.700", "-"],
+        "DAAD: R, scaled over all clips": ["500", "0.400", "-"],
+        "DAAD: R, mean within clips": ["500", "0.700", "-"],
     }
 
 

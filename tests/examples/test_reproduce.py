@@ -24,6 +24,7 @@ from paper import jobs
 
 NETWORKS = ("ae", "memae", "ae-skip", "daad", "daad+")
 OF_DIGITS = ("ae", "memae", "daad", "daad+")
+OF_VIDEO = ("ae", "daad", "daad+")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     done = script(*asked(data), cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "15 runs: 0 finished before" in done.stdout
+    assert "16 runs: 0 finished before" in done.stdout
     return folder
 
 
@@ -70,34 +71,50 @@ def area(rows: list[dict[str, str]], column: str) -> float:
     return sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / (len(good) * len(bad))
 
 
+def scaled_by_clip(rows: list[dict[str, str]], column: str) -> list[dict[str, Any]]:
+    """The rows with `column` scaled to [0, 1] over those of the same clip."""
+    clips = {
+        row["clip"]: [float(r[column]) for r in rows if r["clip"] == row["clip"]] for row in rows
+    }
+    low = {clip: min(values) for clip, values in clips.items()}
+    width = {clip: max(values) - low[clip] for clip, values in clips.items()}
+    return [
+        row | {column: (float(row[column]) - low[row["clip"]]) / width[row["clip"]]} for row in rows
+    ]
+
+
 def test_each_line_is_of_what_its_run_scored(whole: Path) -> None:
     lines = results(whole)
     assert [(line["setting"], line["subject"]) for line in lines] == sorted(
         [(network, "bottle") for network in NETWORKS]
         + [(network, f"mnist-{digit}") for network in OF_DIGITS for digit in (3, 8)]
-        + [("ae", "ped2"), ("daad", "ped2")]
+        + [(network, "ped2") for network in OF_VIDEO]
     )
     for line in lines:
         run = whole / "out" / "small" / line["setting"] / line["subject"] / "seed-0"
         metrics = json.loads((run / "metrics.json").read_text())
         video = line["subject"] == "ped2"
+        plus = line["setting"] == "daad+"
         columns = {"auroc_r": "reconstruction", "auroc": "score"}
         if video:
-            columns = {"auroc_r": "score_clip", "auroc": "score_clip"}
+            columns = {"auroc_r": "score_clip", "auroc": "fused_clip" if plus else "score_clip"}
             columns["auroc_global"] = "score_global"
             found = (metrics["frame_auroc"]["clip"], metrics["frame_auroc"]["global"])
-            assert (float(line["auroc"]), float(line["auroc_global"])) == found
+            assert (float(line["auroc_r"]), float(line["auroc_global"])) == found
+            if plus:
+                hand = area(scaled_by_clip(table(run / "scores.csv"), "alignment"), "alignment")
+                assert float(line["auroc_l"]) == pytest.approx(hand, abs=1e-6)
             clips = [clip["frame_auroc"] for clip in metrics["clips"].values()]
             within = [area for area in clips if area is not None]
             assert 0 < len(within) < len(clips)
             assert float(line["auroc_within"]) == pytest.approx(sum(within) / len(within))
         else:
             assert float(line["auroc"]) == metrics["image_auroc"]
-            columns |= {"auroc_l": "alignment"} if line["setting"] == "daad+" else {}
+            columns |= {"auroc_l": "alignment"} if plus else {}
         for name, column in columns.items():
             hand = area(table(run / "scores.csv"), column)
             assert float(line[name]) == pytest.approx(hand, abs=1e-6)
-        assert (line["auroc_l"] == "") == (line["setting"] != "daad+")
+        assert (line["auroc_l"] == "") == (not plus)
         assert (line["auroc_global"] == "") == (line["auroc_within"] == "") == (not video)
         assert line["pixel_auroc"] == str(metrics.get("pixel_auroc") or "")
         assert (line["pixel_auroc"] == "") == (line["subject"] != "bottle")
@@ -178,7 +195,7 @@ def test_what_is_there_is_kept(whole: Path, data: Path, monkeypatch: pytest.Monk
     before = {path: path.stat().st_mtime_ns for path in files}
     page, lines = page_of(whole), results(whole)
     done = script(*asked(data), cwd=whole)
-    assert "15 runs: 15 finished before, kept" in said(done)
+    assert "16 runs: 16 finished before, kept" in said(done)
     assert trained == []
     assert {path: path.stat().st_mtime_ns for path in files} == before
     assert (page_of(whole), results(whole)) == (page, lines)
@@ -200,7 +217,7 @@ def test_what_was_measured_elsewhere_stays(whole: Path, data: Path, tmp_path: Pa
     after = table(tmp_path / "results" / "results.csv")
     assert [line for line in after if line["seed"] == "0"] == before
     own = [(line["setting"], line["subject"]) for line in after if line["seed"] == "1"]
-    assert own == [("ae", "ped2"), ("daad", "ped2")]
+    assert own == [(network, "ped2") for network in OF_VIDEO]
     assert " ± " in body(section(page.read_text(), "Table 6, UCSD"))["AE"][1]
 
 
@@ -216,7 +233,7 @@ def test_runs_of_other_settings_are_not_in_the_page(whole: Path, tmp_path: Path)
         *("heads", "MemAE", "AE+Skip", "DAAD", "DAAD+"),
     ]
     lines = results(tmp_path)
-    assert len(lines) == 15
+    assert len(lines) == 16
     assert lines[0]["lr"] == "0.002"  # it is in the CSV as it was
     assert without_time(lines[1:]) == without_time(results(whole)[1:])
 
@@ -238,7 +255,7 @@ def test_the_most_telling_comes_first(
     jobs = [tuple(job.split(", ")[:2]) for job in trained[:half]]
     networks = [(name, "bottle") for name in NETWORKS]
     digits = [(name, f"mnist-{digit}") for digit in (3, 8) for name in OF_DIGITS]
-    videos = [("ae", "ped2"), ("daad", "ped2")]
+    videos = [(network, "ped2") for network in OF_VIDEO]
     figure_2 = [(f"memae-{n}x", "bottle") for n in (2, 4, 8)] + [("memae-skip", "bottle")]
     table_4 = [("daad-r1", "bottle"), ("daad-r2", "bottle")]
     first = networks + digits + videos + figure_2 + table_4
@@ -279,7 +296,7 @@ def test_parts_of_a_table_by_its_number(
 ) -> None:
     trained = noted(monkeypatch)
     script("--data", data, "--only", "table6", cwd=tmp_path)
-    names = [f"{name}, {video}, seed 0" for video in ("ped2", "avenue") for name in ("ae", "daad")]
+    names = [f"{name}, {video}, seed 0" for video in ("ped2", "avenue") for name in OF_VIDEO]
     assert trained == names
 
 
