@@ -23,7 +23,7 @@ from daad.devices import pick_device
 from daad.errors import UserError
 from daad.options import Device, auroc_text, make_app, parse_seeds, pick_names, run_app
 from daad.runs import Hardware
-from paper.jobs import execute, missing_jobs, plan, subject_name, too_large
+from paper.jobs import Job, execute, missing_jobs, plan, require_none, subject_name, too_large
 from paper.records import Summary, collect, summarize, write_results
 from paper.settings import SCALES
 from paper.tables import ABLATIONS, DAAD, Row, memory_parameters, rows_that_fit
@@ -76,7 +76,8 @@ def ablate(
             f"{next(iter(refused.values()))}; leave it out by naming the others with --settings, "
             f"use a machine with more, or add --yes to try"
         )
-    for _ in execute(jobs, Hardware(device), console):
+    failed: list[Job] = []
+    for _ in execute(jobs, Hardware(device), console, failed):
         write_results(out / "results.csv", collect(out))
     records = collect(out)
     write_results(out / "results.csv", records)
@@ -86,6 +87,7 @@ def ablate(
         table = dataclasses.replace(tables[name], rows=part)
         _show(table, scale, summarize(asked, table, scale, subjects))
     console.print(f"All results: {out / 'results.csv'}", soft_wrap=True)
+    require_none(failed)
 
 
 def _rows_to_run(tables: dict[str, Results], scale: str, settings: str) -> dict[str, list[Row]]:
@@ -146,7 +148,7 @@ def _describe(scale: str) -> str:
     if scale == "paper":
         return f"The paper's settings: DAAD with {papers}; the deviation is over seeds"
     return (
-        f"Not the paper's settings but scale {scale}: DAAD with {own} (N by the paper's D/N); the "
+        f"Not the paper's settings but scale {scale}: DAAD with {own}; the "
         f"paper has {papers}. The deviation is over seeds."
     )
 

@@ -25,7 +25,16 @@ from daad.options import Device, make_app, parse_seeds, pick_names, run_app
 from daad.runs import Hardware
 from paper.collection import Collection
 from paper.drawings import Drawer
-from paper.jobs import Job, Subject, execute, missing_jobs, plan, subject_name, too_large
+from paper.jobs import (
+    Job,
+    Subject,
+    execute,
+    missing_jobs,
+    plan,
+    require_none,
+    subject_name,
+    too_large,
+)
 from paper.page import SECTIONS
 from paper.publish import assets_of, gather, write_page
 from paper.settings import SCALES
@@ -73,7 +82,9 @@ def reproduce(
     """Run what is missing of the paper's results, and write the page that shows them."""
     start = time.monotonic()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("one process runs all; to use several, give each its --only and --seeds")
+        raise UserError(
+            "one process runs all; to use several, give each its --seeds or --categories"
+        )
     if scale not in SCALES:
         raise UserError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
     if budget_minutes is not None and not budget_minutes >= 0:
@@ -93,13 +104,14 @@ def reproduce(
         console.print(f"Left out: {reason}")
     jobs = [job for job in jobs if job.setting.run not in refused]
     deadline = None if budget_minutes is None else start + 60 * budget_minutes
-    for _ in execute(jobs, Hardware(device), console, deadline):
+    failed: list[Job] = []
+    for _ in execute(jobs, Hardware(device), console, failed, deadline):
         write_page(page, gather(page, out))
-    records = gather(page, out)
     known = {subject_name(one): one for several in subjects.values() for one in several}
-    Drawer(assets_of(page), out, scale, records, known, where).draw(names)
-    write_page(page, records)
+    Drawer(assets_of(page), out, scale, gather(page, out), known, where).draw(names)
+    write_page(page, gather(page, out))  # another call may have added to it meanwhile
     console.print(f"Results: {page}", soft_wrap=True)
+    require_none(failed)
 
 
 def _sections(only: str) -> list[str]:

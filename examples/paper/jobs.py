@@ -10,7 +10,7 @@ from rich.console import Console
 
 from daad.config import Config
 from daad.data import Category, available_memory
-from daad.errors import OutOfTime
+from daad.errors import OutOfTime, UserError
 from daad.oneclass import OneClass
 from daad.runs import Hardware, require_resumable, run_category
 from daad.video import Video
@@ -112,22 +112,35 @@ def too_large(jobs: Sequence[Job], device: torch.device, console: Console) -> di
 
 
 def execute(
-    jobs: Sequence[Job], hardware: Hardware, console: Console, deadline: float | None = None
+    jobs: Sequence[Job],
+    hardware: Hardware,
+    console: Console,
+    failed: list[Job],
+    deadline: float | None = None,
 ) -> Iterator[Job]:
     """Run the jobs in turn, giving each when it is finished, until the deadline if there is one.
 
     deadline: a time of `time.monotonic()`. What it stops has a checkpoint and goes on next time.
+    A job that fails is said, put into `failed`, and does not keep the others from their turn.
     """
     for number, job in enumerate(jobs, 1):
         if deadline is not None and time.monotonic() >= deadline:
-            console.print(
-                f"Out of time: {len(jobs) - number + 1} run(s) are left for the next call"
-            )
-            return
+            console.print(f"Out of time: {len(jobs) - number + 1} run(s) have not begun")
+            break
         console.print(f"[bold]{job}[/bold]: {number} of {len(jobs)} to run")
         try:
             job.execute(hardware, deadline)
         except OutOfTime:
             console.print(f"{job}: stopped before its last epoch, out of time; it can go on")
+        except (UserError, torch.OutOfMemoryError) as error:
+            console.print(f"{job}: failed: {error}")
+            failed.append(job)
         else:
             yield job
+
+
+def require_none(failed: Sequence[Job]) -> None:
+    """UserError that names the jobs in `failed`, if there are any."""
+    if failed:
+        names = "; ".join(map(str, failed))
+        raise UserError(f"{len(failed)} run(s) failed, see above: {names}")

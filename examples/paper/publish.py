@@ -5,7 +5,7 @@ from pathlib import Path
 
 from daad.files import write_text
 from paper.page import SECTIONS, page
-from paper.records import Record, collect, read_results, write_results
+from paper.records import Record, collect, is_current, read_results, write_results
 
 RESULTS = "results.csv"
 
@@ -16,14 +16,18 @@ def assets_of(path: Path) -> Path:
 
 
 def gather(path: Path, out: Path) -> list[Record]:
-    """The records of the page `path`, with those of the runs in `out` in place of older ones.
+    """The records of the page `path`, with those of the runs in `out` in place of its own.
 
-    What was measured elsewhere and is only in the CSV stays.
+    What was measured elsewhere and is only in the CSV stays. A run that was trained otherwise than
+    its row is now takes the place of nothing.
     """
     stored = assets_of(path) / RESULTS
     known = read_results(stored) if stored.exists() else []
     found = collect(out)
-    records = {record.key: record for record in [*known, *found]}
+    records = {record.key: record for record in known}
+    for record in found:
+        if is_current(record) or record.key not in records:
+            records[record.key] = record
     return sorted(records.values(), key=lambda record: record.order)
 
 

@@ -18,7 +18,7 @@ from daad.frame_scores import scaled
 from daad.runs import finished, read_settings
 from daad.scoring import image_auroc
 from paper.settings import SCALES
-from paper.tables import OTHERS, SCORES, Row, Table
+from paper.tables import OTHERS, SCORES, TABLES, Row, Table
 
 SEED = "seed-"  # begins the name of a run's folder
 # Columns of scores.csv by what is judged, of photographs and of video.
@@ -30,8 +30,8 @@ _FRAMES = {"R": "score_clip", "R + L": "fused_clip", "global": "score_global"}
 class Record:
     """A finished run. Areas are AUROCs, of pictures or of a video's frames, by each of `SCORES`.
 
-    auroc: by both R and L. minutes: of training. The last fields are its choices, as far as they
-    differ between runs.
+    auroc: by both R and L. minutes: of training. The last fields are all its choices, in `others`
+    those without a column.
     """
 
     scale: str
@@ -55,6 +55,7 @@ class Record:
     epochs: int
     batch_size: int
     lr: float
+    others: str
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -74,6 +75,12 @@ class Record:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
+# Fields of a configuration on which no result depends; without memories; without a discriminator.
+_SAY_NOTHING = ("evaluate_every", "checkpoint_every")
+_OF_MEMORIES = ("threshold", "renormalize", "memory_init")
+_OF_DISCRIMINATORS = (
+    *("lambda_adv", "lambda_ali", "gan_loss", "alignment_trains_discriminator", "feature", "gamma"),
+)
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,12 @@ def _record(run: Path, scale: str, setting: str, subject: str, seed: int) -> lis
             metrics.get("pixel_auroc"),
             stored["hardware"].get("name", ""),
             round(_seconds(run / "history.csv") / 60, 1),
-            *_choices(config),
+            *choices_of(config),
         )
     ]
 
 
-def _choices(config: Config) -> tuple[Any, ...]:
+def choices_of(config: Config) -> tuple[Any, ...]:
     """The last fields of a `Record`; no division and no items where there is no memory."""
     has_memory = any(config.has_memory(level) for level in range(1, config.levels + 1))
     division = PIXEL if config.division == PIXEL else "x".join(map(str, config.division or ()))
@@ -155,7 +162,17 @@ def _choices(config: Config) -> tuple[Any, ...]:
         *(config.image_size, config.width),
         *((division, config.num_items, config.temperature) if has_memory else ("", 0, 1.0)),
         *(config.epochs, config.batch_size, config.lr),
+        _others(config, has_memory),
     )
+
+
+def _others(config: Config, has_memory: bool) -> str:
+    """`name=value` of all other choices that the run depends on, with spaces between."""
+    left_out = {*COLUMNS, *_SAY_NOTHING}
+    left_out |= set() if has_memory else set(_OF_MEMORIES)
+    left_out |= set() if config.discriminator else set(_OF_DISCRIMINATORS)
+    choices = config.to_dict().items()
+    return " ".join(f"{name}={value}" for name, value in choices if name not in left_out)
 
 
 def _areas(run: Path) -> dict[str, float | None] | None:
@@ -232,10 +249,15 @@ def read_results(path: Path) -> list[Record]:
                 for row in reader
             ]
     except (OSError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not the results of reproduce.py: {error!r}") from error
+        raise UserError(
+            f"{path}: not the results of reproduce.py as it is now: {error!r}; move it away, and "
+            f"what lies in --out is collected again"
+        ) from error
 
 
-def _parse(text: str, kind: Any) -> Any:
+def _parse(text: str | None, kind: Any) -> Any:
+    if text is None:
+        raise ValueError("a line ends too early")
     if kind == (float | None):
         return float(text) if text else None
     return kind(text)
@@ -254,11 +276,16 @@ def matching(records: Sequence[Record], table: Table, scale: str) -> list[Record
     ]
 
 
+def is_current(record: Record) -> bool:
+    """Whether a row of some table is judged by it."""
+    return any(matching([record], table, record.scale) for table in TABLES.values())
+
+
 def _judges(record: Record, kind: str, row: Row) -> bool:
     if record.setting != row.setting.run:
         return False
     try:
-        choices = _choices(row.setting.config(kind, record.scale, record.seed))
+        choices = choices_of(row.setting.config(kind, record.scale, record.seed))
     except UserError:  # what was trained fitted the scale, but does so no more
         return False
     return dataclasses.astuple(record)[-len(choices) :] == choices

@@ -22,8 +22,8 @@ _SMALL = {"width": 16, "lr": 1e-3, "schedule": "cosine", "checkpoint_every": 5}
 SCALES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "photographs": {},
-        "mnist": {"epochs": 40},
-        "cifar10": {"epochs": 40},
+        "mnist": {"epochs": 40, "checkpoint_every": 5},
+        "cifar10": {"epochs": 40, "checkpoint_every": 5},
         "video": {},
     },
     "small": {
@@ -34,7 +34,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "mnist": {"epochs": 5, "batch_size": 16, "temperature": 0.1, **_SMALL},
         "cifar10": {"epochs": 5, "batch_size": 16, "temperature": 0.1, **_SMALL},
-        # D/N of video is 2 at all sizes: 16,16,1 and N 2000 in the paper.
+        # D/N is 2 at the first level, as in the paper with 16,16,1 and N 2000.
         "video": {
             **{"image_size": 128, "division": (8, 8, 1), "epochs": 5, **_SMALL},
             **{"num_items": 500, "memory_init": "blocks"},
@@ -57,9 +57,8 @@ class Setting:
     def config(self, kind: str, scale: str, seed: int) -> Config:
         """The resolved configuration for a kind of data at a scale.
 
-        N keeps the paper's D/N at the scale's own division, and stays when a row divides otherwise:
-        500 for the paper's sizes of photographs, as there. UserError where the division does not
-        fit the scale.
+        N is the scale's, or keeps the paper's D/N at the scale's own division; it stays when a row
+        divides otherwise. UserError where the division does not fit the scale.
         """
         chosen = OWN[kind] | SCALES[scale][kind]
         if self.choices["variant"] not in ("daad", "daad+"):

@@ -1,10 +1,13 @@
 """Records that tests of the page make: runs that never were, trained as the small scale has it."""
 
+from contextlib import suppress
 from typing import Any
 
 from daad.config import Config
-from paper.records import Record
-from paper.tables import DAAD
+from daad.errors import UserError
+from paper.records import Record, choices_of
+from paper.settings import SCALES
+from paper.tables import DAAD, TABLES
 
 # Division and N of the small scale.
 _MEMORIES = {"ae": ("", 0), "ae-skip": ("", 0), "memae": ("pixel", 125)}
@@ -22,8 +25,21 @@ VIDEO = {**_choices(_SMALL["video"]), "num_items": 500}
 NO_MEMORY = {"division": "", "num_items": 0, "temperature": 1.0}
 
 
+def _others(setting: str, subject: str, scale: str) -> str:
+    """The choices without a column that the row has which is judged by such a run."""
+    kind = subject.partition("-")[0] if "-" in subject else "photographs"
+    kind = "video" if subject in ("ped2", "avenue") else kind
+    for table in TABLES.values():
+        for row in table.rows:
+            if (table.kind, row.setting.run) == (kind, setting) and scale in SCALES:
+                with suppress(UserError):  # a division that does not fit
+                    return str(choices_of(row.setting.config(kind, scale, 0))[-1])
+    return ""
+
+
 def made(setting: str, subject: str, auroc: float, seed: int = 0, **choices: Any) -> Record:
     """A run of photographs with this AUROC by R alone; `choices` are what differs."""
+    scale = choices.get("scale", "small")
     division, items = _MEMORIES.get(setting, ("8x8x1", 125))
     fields: dict[str, Any] = {
         **{"scale": "small", "setting": setting, "subject": subject, "seed": seed},
@@ -37,5 +53,6 @@ def made(setting: str, subject: str, auroc: float, seed: int = 0, **choices: Any
         },
         **{"pixel_auroc": None, "device": "a processor, 1 thread(s)", "minutes": 4.5},
         **{"division": division, "num_items": items, **_choices(_SMALL["photographs"])},
+        "others": _others(setting, subject, scale),
     }
     return Record(**fields | choices)

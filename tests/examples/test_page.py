@@ -171,7 +171,7 @@ def test_rows_that_do_not_fit_are_said() -> None:
     [
         *({"image_size": 64}, {"width": 8}, {"division": "4x4x1"}, {"num_items": 30}),
         *({"temperature": 0.5}, {"epochs": 39}, {"batch_size": 8}, {"lr": 2e-3}),
-        *({"setting": "daad-old"}, {"scale": "medium"}),
+        *({"setting": "daad-old"}, {"scale": "medium"}, {"others": "variant=daad"}),
     ],
     ids=str,
 )
@@ -215,6 +215,20 @@ def some() -> list[Record]:
         made("daad", "ped2", 0.9, auroc_r=None, auroc_global=0.25, auroc_within=0.5, **VIDEO),
         made("daad+", "bottle", 1 / 3, 12, **plus, device='A "GPU", of two\nlines'),
     ]
+
+
+def test_a_run_of_other_settings_takes_no_ones_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder of runs lies one from before its row was changed; the page has one from after."""
+    page = tmp_path / "page.md"
+    new, newer = (made("daad", "bottle", area) for area in (0.9, 0.95))
+    old = dataclasses.replace(made("daad", "bottle", 0.5), others="variant=daad")
+    lonely = dataclasses.replace(made("ae", "bottle", 0.4), others="variant=ae")
+    write_page(page, [new])
+    for found, kept in (([old, lonely], [lonely, new]), ([newer], [newer])):
+        monkeypatch.setattr(publish, "collect", lambda _, found=found: found)
+        assert gather(page, tmp_path) == kept
 
 
 def test_results_are_read_as_they_were_written(tmp_path: Path) -> None:

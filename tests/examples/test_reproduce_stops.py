@@ -14,6 +14,7 @@ from training_runs import assert_same, break_off
 
 import reproduce
 from daad.checkpoint import NAME, load_checkpoint
+from daad.errors import UserError
 from daad.training import Trainer
 from paper.settings import SCALES
 from paper.tables import TABLES
@@ -108,7 +109,7 @@ def test_a_budget_stops_after_the_epoch_and_nothing_is_lost(
     assert begun == [1]
     said = " ".join(done.stdout.split())
     assert "ae, ped2, seed 0: stopped before its last epoch, out of time; it can go on" in said
-    assert "Out of time: 1 run(s) are left for the next call" in said
+    assert "Out of time: 1 run(s) have not begun" in said
     assert load_checkpoint(folder_of(tmp_path, "ae") / NAME)["epoch"] == 1
     assert not folder_of(tmp_path, "daad").exists()
     assert results(tmp_path) == []
@@ -119,7 +120,7 @@ def test_a_budget_stops_after_the_epoch_and_nothing_is_lost(
         done = script(data, tmp_path, *half_an_hour)
     assert begun == [1]
     assert "stopped" not in done.stdout
-    assert "Out of time: 1 run(s) are left for the next call" in " ".join(done.stdout.split())
+    assert "Out of time: 1 run(s) have not begun" in " ".join(done.stdout.split())
     (line,) = results(tmp_path)
     assert (line["setting"], line["minutes"]) == ("ae", "120.0")  # of both calls
     assert networks(tmp_path) == ["AE"]
@@ -181,7 +182,7 @@ def test_without_any_budget_there_is_still_a_page(
     begun = count_epochs(monkeypatch)
     done = script(data, tmp_path, "--budget-minutes", 0)
     assert done.returncode == 0, done.stderr
-    assert "Out of time: 2 run(s) are left for the next call" in done.stdout
+    assert "Out of time: 2 run(s) have not begun" in done.stdout
     assert not (tmp_path / "out" / "small").exists()
     assert page_of(tmp_path).count("Not run.") == 14
 
@@ -192,6 +193,25 @@ def test_without_any_budget_there_is_still_a_page(
     assert begun == []
     assert results(tmp_path) == results(whole)[:1]
     assert networks(tmp_path) == ["AE"]
+
+
+def test_a_run_that_fails_does_not_keep_the_others_from_their_turn(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_epoch = Trainer._run_epoch
+
+    def diverging(trainer: Trainer, *arguments: Any) -> dict[str, float]:
+        if trainer.config.variant == "ae":
+            raise UserError("epoch 1: not finite any more")
+        return run_epoch(trainer, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_run_epoch", diverging)
+        done = script(data, tmp_path)
+    assert "ae, ped2, seed 0: failed: epoch 1: not finite any more" in " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "1 run(s) failed, see above: ae, ped2, seed 0" in " ".join(done.stderr.split())
+    assert networks(tmp_path) == ["DAAD"]
 
 
 def test_what_broke_off_goes_on(
