@@ -128,6 +128,7 @@ class Trainer:
             )
         if config.memory_init == "blocks" and self.epoch == 0:
             fill_memories(self.generator, pictures, config, self.fabric.device)
+            self._share_memories()
         with Display(config, steps, self.epoch, console) as display:
             while self.epoch < config.epochs:
                 start = time.monotonic()
@@ -164,6 +165,12 @@ class Trainer:
         values = dict(zip(totals, means.tolist(), strict=True))
         self._require_finite(values, self.epoch + 1)
         return values
+
+    def _share_memories(self) -> None:
+        """Give all processes the items of the first: maps may differ by rounding between devices."""
+        with torch.no_grad():
+            for parameter in self.generator.memories.parameters():
+                parameter.copy_(self.fabric.broadcast(parameter.detach()))
 
     def _set_learning_rate(self, done: float) -> None:
         """By the share of training that is done; nothing to keep for a run that goes on."""

@@ -70,7 +70,7 @@ def run_video(
     learned = Pictures(all_frames(video.train), config.image_size)
     tested = Pictures(all_frames(video.test), config.image_size)
     if is_first_process():  # nothing is written before all that can be checked is
-        data = {"root": str(video.root.resolve()), "labels": str(video.label_source.resolve())}
+        data = {"root": str(video.root.absolute()), "labels": str(video.label_source.resolve())}
         write_settings(run, config, data, hardware)
     scorer = _scorer(config, video, tested) if config.evaluate_every else None
     train(

@@ -275,7 +275,7 @@ print("after training")
 def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     values = {"tests": str(Path(__file__).parent), "out": str(tmp_path)}
-    choices = {"precision": precision}
+    choices = {"precision": precision, "memory_init": "blocks"}
     script.write_text(TWO_PROCESSES.format(choices=choices, **values))
     root = Path(__file__).parents[2]
     done = subprocess.run(
