@@ -44,7 +44,10 @@ def ablate(
     ] = "all",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and deviation over them.")] = "0",
     scale: Annotated[
-        str, typer.Option(help="paper: its settings, a GPU's work; small: for two cores, not them.")
+        str,
+        typer.Option(
+            help="paper: its settings, a GPU's work; small, small-256: for two cores, not them."
+        ),
     ] = "paper",
     settings: Annotated[
         str,

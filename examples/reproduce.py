@@ -61,7 +61,10 @@ def reproduce(
         typer.Option(help=f"With commas between, {', '.join(SECTIONS)}, table2, table6; or all."),
     ] = "all",
     scale: Annotated[
-        str, typer.Option(help="paper: its settings, a GPU's work; small: for two cores, not them.")
+        str,
+        typer.Option(
+            help="paper: its settings, a GPU's work; small, small-256: for two cores, not them."
+        ),
     ] = "paper",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and deviation over them.")] = "0",
     categories: Annotated[

@@ -23,6 +23,9 @@ SCALE_WORDS = {
     "paper": "At the paper's settings",
     "small": "At a small scale, for two cores, not the paper's settings: fewer channels, smaller "
     "pictures, fewer epochs, at a higher learning rate that falls to 0 by a cosine",
+    "small-256": "At a small scale, for two cores, not the paper's settings, but with pictures of its "
+    "size: an eighth of the channels, fewer epochs, at a higher learning rate that falls to 0 by a "
+    "cosine",
 }
 ONE_CLASS = (
     "r, N and the epochs for pictures of 32x32 are ours at any scale, since the paper does not give "
