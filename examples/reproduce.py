@@ -48,6 +48,7 @@ ORDER = (
     *("open", "table2-cifar10", "table6-avenue"),
 )
 DRAWN_FROM = {"figure1": (), "figure5": ("table4",), "peak": ("table3",)}
+HOLDS = "mvtec/CATEGORY, mnist, cifar-10-batches-py, ped2, avenue"
 
 app = make_app(__doc__)
 console = Console()
@@ -55,7 +56,9 @@ console = Console()
 
 @app.command()
 def reproduce(
-    data: Annotated[Path | None, typer.Option(help="Folder of the data sets; see above.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help=f"Folder of the data sets: {HOLDS}, or some of them.")
+    ] = None,
     only: Annotated[
         str,
         typer.Option(help=f"With commas between, {', '.join(SECTIONS)}, table2, table6; or all."),
@@ -145,7 +148,7 @@ def _subjects(data: Path | None, names: Sequence[str], categories: str) -> dict[
         except UserError as error:
             console.print(f"Left out of {name}: {error}")
     if not found:
-        raise UserError(f"--data {data}: none of the data sets is there; see above")
+        raise UserError(f"--data {data}: none of the data sets is there; it should hold {HOLDS}")
     return found
 
 
