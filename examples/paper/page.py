@@ -88,16 +88,24 @@ def _section(
     yield text
     yield notes.get(f"{name}-data", "")
     found = False
-    for scale in SCALES:
-        if name in TABLES:
-            lines = list(_table(name, TABLES[name], scale, records))
-            found = found or bool(lines)
-            yield from lines
+    for scale in _scales(TABLES[name], records) if name in TABLES else ():
+        lines = list(_table(name, TABLES[name], scale, records))
+        found = found or bool(lines)
+        yield from lines
     for path in pictures:
         yield f"![{heading or TABLES[name].title}]({path})"
     if not found and not pictures:
         yield "Not run."
     yield notes.get(name, "")
+
+
+def _scales(table: Table, records: Sequence[Record]) -> list[str]:
+    """The scales with runs, less those of a single setting where another scale compares several."""
+    settings = {
+        scale: {record.setting for record in matching(records, table, scale)} for scale in SCALES
+    }
+    most = max(len(found) for found in settings.values())
+    return [scale for scale, found in settings.items() if found and (len(found) > 1 or most == 1)]
 
 
 def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> Iterator[str]:

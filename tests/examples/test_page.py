@@ -181,6 +181,16 @@ def test_runs_of_other_settings_are_not_shown(choices: dict[str, object]) -> Non
     assert show(dataclasses.replace(run, **choices)) == show()
 
 
+def test_a_scale_with_one_network_is_left_out_where_another_compares_several() -> None:
+    one = made("daad", "bottle", 0.95, scale="small-256", image_size=256, width=8)
+    several = [made("daad", "bottle", 0.9), made("ae", "bottle", 0.8)]
+    (alone,) = tables(section(show(one), "Table 3"))
+    assert alone[1][2] == "0.950 (0.975)"
+    (table_3,) = tables(section(show(one, *several), "Table 3"))
+    assert [line[0] for line in table_3] == ["", "AE", "DAAD"]
+    assert len(tables(section(show(one, several[0]), "Table 3"))) == 2
+
+
 def test_notes_and_pictures_are_where_they_belong() -> None:
     notes = {
         **{"introduction": "\nOf 2026.\n", "table4": "Why r 4 is low.\n", "table5": "Soon."},
