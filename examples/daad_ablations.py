@@ -8,7 +8,6 @@ as daad_mvtec.py makes it, OUT/SCALE/SETTING/CATEGORY/seed-SEED; OUT/results.csv
 """
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +22,18 @@ from daad.devices import pick_device
 from daad.errors import UserError
 from daad.options import Device, auroc_text, make_app, parse_seeds, pick_names, run_app
 from daad.runs import Hardware
-from paper.jobs import Job, execute, missing_jobs, plan, require_none, subject_name, too_large
+from paper.jobs import (
+    Job,
+    execute,
+    missing_jobs,
+    plan,
+    require_none,
+    require_one_process,
+    subject_name,
+    too_large,
+)
 from paper.records import Summary, collect, summarize, write_results
-from paper.settings import SCALES
+from paper.settings import check_scale
 from paper.tables import ABLATIONS, DAAD, Row, memory_parameters, rows_that_fit
 from paper.tables import Table as Results
 
@@ -62,10 +70,8 @@ def ablate(
     ] = False,
 ) -> None:
     """Run what is missing of the ablations, and print it beside the paper's figures."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("one process runs all; to use several, give each its --settings or --seeds")
-    if scale not in SCALES:
-        raise UserError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
+    require_one_process("--settings or --seeds")
+    check_scale(scale)
     tables = {name: ABLATIONS[name] for name in pick_names("--only", only, ABLATIONS)}
     numbers = parse_seeds(seeds)
     rows = _rows_to_run(tables, scale, settings)
@@ -128,16 +134,10 @@ def _show(results: Results, scale: str, summaries: Sequence[Summary]) -> None:
                 auroc_text(summary.paper),
                 "" if summary.subject else auroc_text(summary.paper_all),
             )
-            table.add_row(head[0], name, head[1], _area(summary), str(len(summary.values)), *papers)
+            table.add_row(head[0], name, head[1], str(summary), str(len(summary.values)), *papers)
             head = ("", "")
         table.add_section()
     console.print(table)
-
-
-def _area(summary: Summary) -> str:
-    """Mean and standard deviation over the seeds."""
-    spread = "" if summary.deviation is None else f" \u00b1 {summary.deviation:.3f}"
-    return f"{auroc_text(summary.mean)}{spread}"
 
 
 def _describe(scale: str) -> str:

@@ -9,7 +9,6 @@ telling runs come first: the networks on bottle, grid and screw, MNIST, Ped2, th
 that the budget stops goes on at the next call.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,12 +31,13 @@ from paper.jobs import (
     missing_jobs,
     plan,
     require_none,
+    require_one_process,
     subject_name,
     too_large,
 )
 from paper.page import SECTIONS
 from paper.publish import assets_of, gather, write_page
-from paper.settings import SCALES
+from paper.settings import check_scale
 from paper.tables import TABLES, rows_that_fit
 
 # The most telling categories, and the order in which tables are filled with them; the other
@@ -87,12 +87,8 @@ def reproduce(
 ) -> None:
     """Run what is missing of the paper's results, and write the page that shows them."""
     start = time.monotonic()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(
-            "one process runs all; to use several, give each its --seeds or --categories"
-        )
-    if scale not in SCALES:
-        raise UserError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
+    require_one_process("--seeds or --categories")
+    check_scale(scale)
     if budget_minutes is not None and not budget_minutes >= 0:
         raise UserError(f"--budget-minutes {budget_minutes:g}: give at least 0")
     names = _sections(only)

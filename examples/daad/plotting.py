@@ -1,5 +1,7 @@
 """How the figures look: two colours, calm axes, and files that are whole or absent."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,9 +15,45 @@ INK, PALE = "#26323d", "#8a949e"
 DPI = 144
 
 
-def save_figure(path: Path, figure: Figure) -> None:
+def save_figure(path: Path, figure: Figure, dpi: int = DPI) -> None:
     """Write `figure` to `path`, whole or not at all, in the format that the suffix names."""
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=DPI))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Inches of a grid of square pictures: a cell, the gap between two, words beneath, margins."""
+
+    cell: float
+    gap: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    caption: float = 0.0
+
+
+def picture_grid(
+    rows: int, titles: Sequence[str], layout: Layout
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of empty square cells, a title above each column; its axes by row and column."""
+    across = layout.cell + layout.gap
+    down = across + layout.caption
+    width = layout.left + len(titles) * across - layout.gap + layout.right
+    height = layout.top + rows * down - layout.gap + layout.bottom
+    figure = Figure(figsize=(width, height), facecolor="white")
+    grid = []
+    for row in range(rows):
+        y = height - layout.top - row * down - layout.cell
+        xs = [layout.left + column * across for column in range(len(titles))]
+        size = (layout.cell / width, layout.cell / height)
+        boxes = [(x / width, y / height, *size) for x in xs]
+        grid.append([figure.add_axes(box, xticks=[], yticks=[]) for box in boxes])
+        for axes in grid[-1]:
+            axes.spines[:].set(color="#d5dade", linewidth=0.6)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9, color=INK, pad=6, parse_math=False)
+    return figure, grid
 
 
 def calm(axes: Axes) -> None:

@@ -20,12 +20,14 @@ from daad.batches import Pictures
 from daad.config import Config
 from daad.data import GOOD, Sample
 from daad.files import write_text
-from daad.plotting import BLUE, INK, ORANGE, PALE, calm, save_figure
+from daad.plotting import BLUE, INK, ORANGE, PALE, Layout, calm, picture_grid, save_figure
 from daad.progress import LOSSES
 from daad.scoring import Raw, image_auroc, peaks, to_unit_interval
 
 HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
+# Room for row labels at the left, a colour bar at the foot
+LAYOUT = Layout(cell=1.6, gap=0.07, left=1.5, top=0.35, right=0.15, bottom=0.6)
 PLOT = (4.4, 4.0)  # inches
 
 
@@ -83,7 +85,7 @@ def _reconstructions(findings: Findings) -> Figure:
     errors = findings.raw.error_maps[rows].numpy()
     truth = any(sample.mask for sample in findings.samples)
     titles = ["input", "reconstruction", "squared error"] + ["ground truth"] * truth
-    figure, grid = _picture_grid(len(rows), titles)
+    figure, grid = picture_grid(len(rows), titles, LAYOUT)
     # A few glaring pixels would leave the rest of a scale up to the maximum in the dark.
     top = float(np.percentile(errors, 99.5)) or 1.0
     heat = None
@@ -108,25 +110,6 @@ def _reconstructions(findings: Findings) -> Figure:
             _draw_mask(grid[row][3], inputs[row], mask)
     _colour_bar(figure, grid[-1][2], heat)
     return figure
-
-
-def _picture_grid(rows: int, titles: Sequence[str]) -> tuple[Figure, list[list[Axes]]]:
-    """Square cells in inches, with room for row labels at the left, a colour bar at the foot."""
-    cell, gap, left, top, bottom, right = 1.6, 0.07, 1.5, 0.35, 0.6, 0.15
-    width = left + len(titles) * (cell + gap) - gap + right
-    height = top + rows * (cell + gap) - gap + bottom
-    figure = Figure(figsize=(width, height), facecolor="white")
-    grid = []
-    for row in range(rows):
-        y = height - top - row * (cell + gap) - cell
-        xs = [left + column * (cell + gap) for column in range(len(titles))]
-        boxes = [(x / width, y / height, cell / width, cell / height) for x in xs]
-        grid.append([figure.add_axes(box, xticks=[], yticks=[]) for box in boxes])
-        for axes in grid[-1]:
-            axes.spines[:].set(color="#d5dade", linewidth=0.6)
-    for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(title, fontsize=9, color=INK, pad=6)
-    return figure, grid
 
 
 def _colour_bar(figure: Figure, above: Axes, heat: Any) -> None:

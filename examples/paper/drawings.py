@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from daad.checkpoint import NAME
 from daad.data import Category, table_place
 from daad.files import write_atomically
-from daad.plotting import save_figure
+from daad.plotting import DPI, save_figure
 from paper.figures import Series, area_figure, curve_figure, pick_samples, reconstruction_figure
 from paper.jobs import Subject
 from paper.records import Record, is_finished, matching, run_folder, summarize
 from paper.tables import TABLES, rows_that_fit
 from paper.toy import toy_figure
 
+PICTURES = 96  # dots an inch in Figures 2 and 5: many photographs make large files
 SHOWN = 4  # test pictures of a category in Figures 2 and 5
 # Figures that show pictures of runs: the rows of which table they show. Figures of curves: the number
 # at the end of a row's label, and what it is.
@@ -43,7 +44,9 @@ class Drawer:
         """Write each of the figures `names` for which there is something, whole or not at all."""
         for name in names:
             for path, figure in self._figures(name):
-                save_figure(self.folder / path, figure)
+                save_figure(
+                    self.folder / path, figure, PICTURES if name in RECONSTRUCTIONS else DPI
+                )
             if name.startswith("table6-"):
                 self._copy_curve(name)
 
@@ -51,9 +54,9 @@ class Drawer:
         if name == "figure1":
             yield "figure1.png", toy_figure()
         if name in CURVES:
-            series = self._series(name)
+            series, papers = self._series(name)
             if any(len(one.values) > 1 for one in series):
-                yield f"{name}-{self.scale}.png", curve_figure(CURVES[name], series)
+                yield f"{name}-{self.scale}.png", curve_figure(CURVES[name], series, papers)
         if name in RECONSTRUCTIONS or name == "figure6":
             for category, runs in self._runs(RECONSTRUCTIONS.get(name, name)):
                 path = f"{name}-{self.scale}-{category.name}.png"
@@ -85,8 +88,8 @@ class Drawer:
             if isinstance(category, Category) and len(runs) == len(rows):
                 yield category, runs
 
-    def _series(self, name: str) -> list[Series]:
-        """AUROC by the number of a row's label: a curve for each category, and the paper's."""
+    def _series(self, name: str) -> tuple[list[Series], dict[float, float]]:
+        """AUROC by the number of a row's label: a curve for each category; and the paper's means."""
         table = TABLES[name]
         numbers = {row.label: float(row.label.split()[-1]) for row in table.rows}
         used = matching(self.records, table, self.scale)
@@ -96,8 +99,7 @@ class Drawer:
             if summary.subject is not None:
                 values[summary.subject][numbers[summary.row.label]] = summary.values
         papers = {numbers[row.label]: row.paper for row in table.rows if row.paper is not None}
-        series = [Series(subject, found) for subject, found in values.items()]
-        return [*series, Series("the paper, 15 categories", paper=papers)]
+        return [Series(subject, found) for subject, found in values.items()], papers
 
     def _copy_curve(self, name: str) -> None:
         """Of DAAD's run on a video, the score curve of the first clip with frames of both kinds."""

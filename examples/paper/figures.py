@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -149,37 +149,30 @@ def _scores(run: Path, samples: Sequence[Sample]) -> Tensor:
 
 @dataclass(frozen=True)
 class Series:
-    """A curve: AUROCs by a number such as N or r.
-
-    values: for each number those of all seeds. paper: the paper's, drawn in another style.
-    """
+    """A curve: AUROCs by a number such as N or r, for each number those of all seeds."""
 
     name: str
-    values: Mapping[float, Sequence[float]] = field(default_factory=dict)
-    paper: Mapping[float, float] = field(default_factory=dict)
+    values: Mapping[float, Sequence[float]]
 
 
-def curve_figure(x_label: str, series: Sequence[Series]) -> Figure:
+def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, float]) -> Figure:
     """AUROC by a number on a logarithmic axis: a line of means with a dot for each seed.
 
-    The paper's figures are squares on a dashed line, in the colour of their series or, where it
-    has no values of ours, in ink.
+    paper: the paper's means over its categories, squares on a dashed line.
     """
     figure = Figure(figsize=CURVE, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     calm(axes)
     for number, one in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)] if one.values else INK
         if one.values:
-            _draw_values(axes, one, colour)
-        if one.paper:
-            label = f"{one.name}, paper" if one.values else one.name
-            numbers = sorted(one.paper)
-            style = {"linestyle": "--", "linewidth": 1.2, "marker": "s", "markersize": 4.5}
-            figures = [one.paper[place] for place in numbers]
-            axes.plot(numbers, figures, color=colour, mfc="white", label=label, **style)
-    ours = [number for one in series for number in one.values]
-    _log_axis(axes, ours + [number for one in series for number in one.paper])
+            _draw_values(axes, one, COLOURS[number % len(COLOURS)])
+    if paper:
+        numbers = sorted(paper)
+        style = {"linestyle": "--", "linewidth": 1.2, "marker": "s", "markersize": 4.5}
+        figures = [paper[place] for place in numbers]
+        label = "the paper, 15 categories"
+        axes.plot(numbers, figures, color=INK, mfc="white", label=label, **style)
+    _log_axis(axes, [number for one in series for number in one.values] + list(paper))
     axes.set_xlabel(x_label, fontsize=9, color=INK)
     axes.set_ylabel("AUROC", fontsize=9, color=INK)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK)

@@ -1,5 +1,6 @@
 """Runs for the paper's tables: what is to be trained on which data, and its training."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -137,6 +138,12 @@ def execute(
             failed.append(job)
         else:
             yield job
+
+
+def require_one_process(apart: str) -> None:
+    """UserError under torchrun; `apart` are the options that tell the work of several calls apart."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"one process runs all; to use several, give each its {apart}")
 
 
 def require_none(failed: Sequence[Job]) -> None:

@@ -150,9 +150,7 @@ def _cell(summary: Summary | None) -> str:
     """Mean and deviation over the seeds, and in parentheses the paper's figure."""
     if summary is None:
         return ""
-    spread = "" if summary.deviation is None else f" ± {summary.deviation:.3f}"
-    paper = "" if summary.paper is None else f" ({summary.paper:.3f})"
-    return f"{summary.mean:.3f}{spread}{paper}"
+    return f"{summary}" if summary.paper is None else f"{summary} ({summary.paper:.3f})"
 
 
 def _how(name: str, table: Table, scale: str, used: Sequence[Record]) -> str:
@@ -162,7 +160,7 @@ def _how(name: str, table: Table, scale: str, used: Sequence[Record]) -> str:
     training = _distinct(
         f"{r.epochs} epochs of batches of {r.batch_size}, lr {r.lr:g}" for r in used
     )
-    temperatures = _distinct(f"{r.temperature:g}" for r in used if r.num_items)
+    temperatures = ", ".join(sorted({f"{r.temperature:g}" for r in used if r.num_items}))
     addressing = "" if temperatures in ("", "1") else f" temperature {temperatures};"
     devices = _distinct(record.device for record in used)
     minutes = sum(record.minutes for record in used)

@@ -106,6 +106,11 @@ class Summary:
         """Standard deviation over the seeds (n - 1); None for a single one."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
+    def __str__(self) -> str:
+        """Mean and deviation over the seeds."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.3f}"
+        return f"{self.mean:.3f}{spread}"
+
 
 def run_folder(out: Path, scale: str, setting: str, subject: str, seed: int) -> Path:
     """OUT/SCALE/SETTING/SUBJECT/seed-SEED."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from daad.config import Config, items_at_paper_ratio
+from daad.errors import UserError
 from daad.oneclass import IMAGE_SIZE, OWN_DIVISION, OWN_FLIPS
 from daad.video_runs import DIVISION, VIDEO
 
@@ -46,6 +47,12 @@ SCALES["small-256"] = {
     **SCALES["small"],
     "photographs": {**SCALES["small"]["photographs"], "image_size": 256, "width": 8},
 }
+
+
+def check_scale(scale: str) -> None:
+    """UserError where `scale` is none of `SCALES`."""
+    if scale not in SCALES:
+        raise UserError(f"--scale {scale}: choose one of {', '.join(SCALES)}")
 
 
 @dataclass(frozen=True)

@@ -182,22 +182,20 @@ def test_a_run_without_scores_is_refused(tmp_path, category) -> None:
 
 
 def test_a_curve_has_means_seeds_and_the_papers_figures(tmp_path) -> None:
-    bottle = Series("bottle", {8: [0.9, 0.96], 2: [0.8], 4: [0.7, 0.8]}, {2: 0.85, 8: 0.975})
+    bottle = Series("bottle", {8: [0.9, 0.96], 2: [0.8], 4: [0.7, 0.8]})
     grid = Series("grid", {2: [0.6], 4: [0.65]})
-    paper = Series("paper, mean of 15", paper={16: 0.813, 4: 0.821})
-    figure = curve_figure("r", [bottle, grid, paper])
+    figure = curve_figure("r", [bottle, grid], {16: 0.813, 4: 0.821})
     (axes,) = figure.axes
     lines = {line.get_label(): line for line in axes.lines}
-    assert list(lines) == ["bottle", "bottle, paper", "grid", "paper, mean of 15"]
+    assert list(lines) == ["bottle", "grid", "the paper, 15 categories"]
     drawn = {name: list(zip(*line.get_data(), strict=True)) for name, line in lines.items()}
     assert drawn["bottle"] == [(2, 0.8), (4, pytest.approx(0.75)), (8, pytest.approx(0.93))]
-    assert drawn["bottle, paper"] == [(2, 0.85), (8, 0.975)]
     assert drawn["grid"] == [(2, 0.6), (4, 0.65)]
-    assert drawn["paper, mean of 15"] == [(4, 0.821), (16, 0.813)]
+    assert drawn["the paper, 15 categories"] == [(4, 0.821), (16, 0.813)]
     assert points(axes, 0) == [(2, 0.8), (4, 0.7), (4, 0.8), (8, 0.9), (8, 0.96)]
     assert points(axes, 1) == [(2, 0.6), (4, 0.65)]
-    assert [line.get_linestyle() for line in lines.values()] == ["-", "--", "-", "--"]
-    assert [line.get_color() for line in lines.values()] == [BLUE, BLUE, ORANGE, INK]
+    assert [line.get_linestyle() for line in lines.values()] == ["-", "-", "--"]
+    assert [line.get_color() for line in lines.values()] == [BLUE, ORANGE, INK]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(lines)
     assert is_drawn(figure, tmp_path / "curve.png")
@@ -209,13 +207,13 @@ def labels(figure: Figure) -> list[str]:
 
 
 def test_the_axis_names_the_numbers_there_are() -> None:
-    figure = curve_figure("number of items N", [Series("bottle", {31: [0.9], 500: [0.9]})])
+    figure = curve_figure("number of items N", [Series("bottle", {31: [0.9], 500: [0.9]})], {})
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == (
         *("log", "number of items N", "AUROC"),
     )
     assert labels(figure) == ["31", "500"]
     # 100 is too close to 124 for both to be read; ours is named.
-    both = Series("bottle", {6: [0.9], 124: [0.9]}, {100: 0.9, 2000: 0.9})
-    assert labels(curve_figure("N", [both])) == ["6", "124", "2000"]
-    assert labels(curve_figure("N", [Series("bottle", {500: [0.9]})])) == ["500"]
+    ours = Series("bottle", {6: [0.9], 124: [0.9]})
+    assert labels(curve_figure("N", [ours], {100: 0.9, 2000: 0.9})) == ["6", "124", "2000"]
+    assert labels(curve_figure("N", [Series("bottle", {500: [0.9]})], {})) == ["500"]
