@@ -10,7 +10,7 @@ that the budget stops goes on at the next call.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from daad.errors import UserError
 from daad.options import Device, make_app, parse_seeds, pick_names, run_app
 from daad.runs import Hardware
 from paper.collection import Collection
-from paper.drawings import Drawer
+from paper.drawings import FROM_RUNS, Drawer
 from paper.jobs import (
     Job,
     Subject,
@@ -37,6 +37,7 @@ from paper.jobs import (
 )
 from paper.page import SECTIONS
 from paper.publish import assets_of, gather, write_page
+from paper.records import is_current, run_folder
 from paper.settings import check_scale
 from paper.tables import TABLES, rows_that_fit
 
@@ -80,7 +81,8 @@ def reproduce(
     page: Annotated[
         Path | None,
         typer.Option(
-            help="The page, its CSV and figures in a folder beside it; OUT/reproduction.md."
+            help="The page, its CSV and figures in a folder beside it; OUT/reproduction.md. What "
+            "the CSV of another page has is not run again."
         ),
     ] = None,
     device: Device = "auto",
@@ -92,15 +94,23 @@ def reproduce(
     if budget_minutes is not None and not budget_minutes >= 0:
         raise UserError(f"--budget-minutes {budget_minutes:g}: give at least 0")
     names = _sections(only)
-    page = page or out / "reproduction.md"
+    own_page, page = page is None, page or out / "reproduction.md"
     if assets_of(page) == page:
         raise UserError(
             f"--page {page}: give a name that ends in .md; its folder has the rest of it"
         )
-    gather(page, out)  # a damaged CSV should not wait for the first run
+    records = gather(page, out)  # a damaged CSV should not wait for the first run
     where = pick_device(device)
     subjects = _subjects(data, names, categories)
-    jobs = missing_jobs(_jobs(out, scale, subjects, parse_seeds(seeds)), console)
+    numbers = parse_seeds(seeds)
+    _say_what_does_not_fit(subjects, scale)
+    # Where the page lies with the runs, a folder that was removed is one to run again.
+    known = set() if own_page else {run_folder(out, *r.key) for r in records if is_current(r)}
+    # Some figures show more of a run than the CSV has: those of the first seed have to be here.
+    shown = {FROM_RUNS[name] for name in names if name in FROM_RUNS} & subjects.keys()
+    drawn = _jobs(out, scale, {name: subjects[name] for name in shown}, numbers[:1])
+    known -= {job.run for job in drawn}
+    jobs = missing_jobs(_jobs(out, scale, subjects, numbers), console, known)
     refused = too_large(jobs, where, console)
     for reason in refused.values():
         console.print(f"Left out: {reason}")
@@ -109,8 +119,8 @@ def reproduce(
     failed: list[Job] = []
     for _ in execute(jobs, Hardware(device), console, failed, deadline):
         write_page(page, gather(page, out))
-    known = {subject_name(one): one for several in subjects.values() for one in several}
-    Drawer(assets_of(page), out, scale, gather(page, out), known, where).draw(names)
+    all_subjects = {subject_name(one): one for several in subjects.values() for one in several}
+    Drawer(assets_of(page), out, scale, gather(page, out), all_subjects, where).draw(names)
     write_page(page, gather(page, out))  # another call may have added to it meanwhile
     console.print(f"Results: {page}", soft_wrap=True)
     require_none(failed)
@@ -145,6 +155,9 @@ def _subjects(data: Path | None, names: Sequence[str], categories: str) -> dict[
             console.print(f"Left out of {name}: {error}")
     if not found:
         raise UserError(f"--data {data}: none of the data sets is there; it should hold {HOLDS}")
+    if any(TABLES[name].kind == "photographs" for name in found):
+        for reason in collection.unusable(wanted):
+            console.print(f"Left out: {reason}")
     return found
 
 
@@ -157,13 +170,17 @@ def _jobs(
         for others in (False, True):
             for name, several in subjects.items():
                 chosen = [one for one in several if _comes_late(one) == others]
-                rows, left_out = rows_that_fit(TABLES[name].rows, TABLES[name].kind, scale)
-                if seed == seeds[0] and not others:
-                    for line in left_out:
-                        console.print(f"Left out of {name} at scale {scale}: {line}")
+                rows, _ = rows_that_fit(TABLES[name].rows, TABLES[name].kind, scale)
                 for one in chosen:
                     jobs += plan(out, scale, [row.setting for row in rows], [one], [seed])
     return jobs
+
+
+def _say_what_does_not_fit(names: Iterable[str], scale: str) -> None:
+    for name in names:
+        _, left_out = rows_that_fit(TABLES[name].rows, TABLES[name].kind, scale)
+        for line in left_out:
+            console.print(f"Left out of {name} at scale {scale}: {line}")
 
 
 def _comes_late(subject: Subject) -> bool:

@@ -95,14 +95,14 @@ def _areas(found: report.Findings, labels: Tensor, members: Tensor) -> dict[str,
 def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """The best of the epochs that were scored during training: an upper bound, not a result.
 
-    name: what a script calls the AUROC that the rows of `history` hold.
+    name: what a script calls the AUROC that the rows of `history` hold: of pictures, or of frames.
     """
-    scored = [entry for entry in history if entry["image_auroc"] is not None]
+    scored = [entry for entry in history if entry["auroc"] is not None]
     if not scored:
         return {}
-    best = max(scored, key=lambda entry: entry["image_auroc"])
+    best = max(scored, key=lambda entry: entry["auroc"])
     return {
-        f"oracle_{name}": best["image_auroc"],
+        f"oracle_{name}": best["auroc"],
         "oracle_epoch": best["epoch"],
         "oracle_note": "the best epoch, chosen on the test set",
     }

@@ -18,7 +18,7 @@ from daad.config import Config
 from daad.files import write_csv
 
 LOSSES = ("reconstruction", "adversarial", "alignment", "discriminator")
-COLUMNS = ("epoch", *LOSSES, "image_auroc", "seconds")
+COLUMNS = ("epoch", *LOSSES, "auroc", "seconds")
 
 REFRESH = 0.5  # seconds between refreshes of the display on a terminal
 PLAIN_REFRESH = 30.0  # and between its lines elsewhere
@@ -26,7 +26,7 @@ WRITE_INTERVAL = 5.0  # seconds at least between writings of history.csv
 
 
 class History:
-    """One row an epoch: mean losses, image AUROC where it was measured, seconds of training.
+    """One row an epoch: mean losses, the AUROC where it was measured, seconds of training.
 
     `rows` are plain dicts of `COLUMNS`, None where a value does not apply; a checkpoint holds
     them, so that a run that goes on from it has the whole history.

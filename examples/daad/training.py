@@ -47,7 +47,7 @@ def train(
 ) -> None:
     """Train `config` (resolved) on `pictures`; leave checkpoint.ckpt and history.csv in `run`.
 
-    `scorer` gives the image AUROC on the test set, for every `config.evaluate_every` epochs.
+    `scorer` gives the AUROC on the test set, for every `config.evaluate_every` epochs.
     `resume` goes on from the run's checkpoint as if it had never stopped; `run` must then be
     seen by every machine. With several devices each takes `config.batch_size` pictures a step,
     and only the first process returns: the others end here, their work being done.
@@ -138,7 +138,7 @@ class Trainer:
                     self._recompute_statistics(pictures)
                 row = self.history.add(self.epoch, losses, time.monotonic() - start)
                 if scorer and config.evaluate_every and self.epoch % config.evaluate_every == 0:
-                    row["image_auroc"] = self._score(scorer)
+                    row["auroc"] = self._score(scorer)
                 late = deadline is not None and time.monotonic() >= deadline
                 self._keep(always=late)
                 if late and self.epoch < config.epochs:

@@ -20,9 +20,10 @@ from paper.toy import toy_figure
 
 PICTURES = 96  # dots an inch in Figures 2 and 5: many photographs make large files
 SHOWN = 4  # test pictures of a category in Figures 2 and 5
-# Figures that show pictures of runs: the rows of which table they show. Figures of curves: the number
-# at the end of a row's label, and what it is.
-RECONSTRUCTIONS = {"figure2": "figure2", "figure5": "table4"}
+# Figures drawn from what lies in the folders of runs: the rows of which table they show; all but the
+# last show pictures. Figures of curves: the number at the end of a row's label, and what it is.
+FROM_RUNS = {"figure2": "figure2", "figure5": "table4", "figure6": "figure6"}
+RECONSTRUCTIONS = ("figure2", "figure5")
 CURVES = {"table4": "division rate r", "figure7": "memory size, the paper's N"}
 
 
@@ -57,10 +58,10 @@ class Drawer:
             series, papers = self._series(name)
             if any(len(one.values) > 1 for one in series):
                 yield f"{name}-{self.scale}.png", curve_figure(CURVES[name], series, papers)
-        if name in RECONSTRUCTIONS or name == "figure6":
-            for category, runs in self._runs(RECONSTRUCTIONS.get(name, name)):
+        if name in FROM_RUNS:
+            for category, runs in self._runs(FROM_RUNS[name]):
                 path = f"{name}-{self.scale}-{category.name}.png"
-                if name == "figure6":
+                if name not in RECONSTRUCTIONS:
                     yield path, area_figure(category, runs)
                 elif all((run / NAME).is_file() for run in runs.values()):
                     samples = pick_samples(category, SHOWN)

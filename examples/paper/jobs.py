@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,13 +81,16 @@ def plan(
     return jobs
 
 
-def missing_jobs(jobs: Sequence[Job], console: Console) -> list[Job]:
+def missing_jobs(
+    jobs: Sequence[Job], console: Console, known: Collection[Path] = frozenset()
+) -> list[Job]:
     """Those that are not finished, each once; all are looked at before hours go into the first.
 
+    known: folders of runs that were finished elsewhere, whose results are there without them.
     UserError where one has begun with other settings.
     """
     unique = list({job.run: job for job in jobs}.values())
-    missing = [job for job in unique if not job.finished]
+    missing = [job for job in unique if not (job.run in known or job.finished)]
     for job in missing:
         require_resumable(job.run, job.config, "root")
     console.print(f"{len(unique)} runs: {len(unique) - len(missing)} finished before, kept")

@@ -34,6 +34,7 @@ TINY: dict[str, dict[str, Any]] = {
     "video": _PICTURES | {"num_items": 4, "batch_size": 3},
 }
 DIGITS = ("mnist-3", "mnist-8")
+NETWORKS = ("ae", "memae", "ae-skip", "daad", "daad+")  # of Table 3
 # By test clip, which frames are abnormal: none, some, all.
 FRAMES = {"1": [0] * 3, "2": [0, 0, 1, 1, 0], "10": [1] * 3}
 

@@ -69,7 +69,7 @@ def test_a_run_folder_holds_what_it_should(trained):
     assert 0 <= metrics["pixel_auroc"] <= 1
     history = table(run / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
-    assert metrics["oracle_image_auroc"] == max(float(row["image_auroc"]) for row in history)
+    assert metrics["oracle_image_auroc"] == max(float(row["auroc"]) for row in history)
 
 
 def test_several_categories_give_a_summary(trained):

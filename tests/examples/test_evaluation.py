@@ -76,14 +76,14 @@ def make_run(run: Path, variant: str = "daad", **settings: Any) -> Path:
     return run
 
 
-def history_row(epoch: int, image_auroc: float | None = None) -> dict[str, Any]:
+def history_row(epoch: int, auroc: float | None = None) -> dict[str, Any]:
     return {
         "epoch": epoch,
         "reconstruction": 1 / epoch,
         "adversarial": None,
         "alignment": None,
         "discriminator": None,
-        "image_auroc": image_auroc,
+        "auroc": auroc,
         "seconds": 0.1,
     }
 

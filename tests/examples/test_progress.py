@@ -91,12 +91,12 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_history_is_blank_where_a_value_does_not_apply(tmp_path: Path) -> None:
     history = History(tmp_path / "history.csv", [])
     row = history.add(1, {"reconstruction": 0.1234567}, seconds=2.34567)
-    row["image_auroc"] = 0.5
+    row["auroc"] = 0.5
     history.write(always=True)
     assert read(tmp_path / "history.csv") == [
         {
             **{"epoch": "1", "reconstruction": "0.123457", "seconds": "2.346"},
-            **{"adversarial": "", "alignment": "", "discriminator": "", "image_auroc": "0.5"},
+            **{"adversarial": "", "alignment": "", "discriminator": "", "auroc": "0.5"},
         }
     ]
 

@@ -61,7 +61,7 @@ def history_rows(**losses: list[float]) -> list[dict[str, Any]]:
     empty = {name: [None] * count for name in names}
     columns = empty | losses
     return [
-        {"epoch": row + 1, "image_auroc": None, "seconds": 1.0}
+        {"epoch": row + 1, "auroc": None, "seconds": 1.0}
         | {name: column[row] for name, column in columns.items()}
         for row in range(count)
     ]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from paper_data import (
+    NETWORKS,
     body,
     make_collection,
     make_tiny,
@@ -23,7 +24,6 @@ from scripts import refused, table
 from daad.config import Config
 from paper import jobs
 
-NETWORKS = ("ae", "memae", "ae-skip", "daad", "daad+")
 OF_DIGITS = ("ae", "memae", "daad", "daad+")
 OF_VIDEO = ("ae", "daad", "daad+")
 
@@ -248,6 +248,38 @@ def test_runs_of_other_settings_are_not_in_the_page(whole: Path, tmp_path: Path)
 
 
 # What is run
+
+
+def test_what_another_page_has_is_not_run_again(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assets = tmp_path / "docs" / "reproduction"
+    assets.mkdir(parents=True)
+    lines = (whole / "out" / "reproduction" / "results.csv").read_text().splitlines(keepends=True)
+    of_mnist = next(line for line in lines if line.startswith("small,daad,mnist-3,"))
+    lines.remove(of_mnist)
+    (assets / "results.csv").write_text("".join(lines))
+    trained = noted(monkeypatch)
+    common = (*asked(data), "--page", Path("docs", "reproduction.md"))
+    assert "16 runs: 15 finished before, kept" in said(script(*common, cwd=tmp_path))
+    assert trained == ["daad, mnist-3, seed 0"]
+    # Another seed is another run.
+    assert "32 runs: 15 finished" in said(script(*common, "--seeds", "0,1", cwd=tmp_path))
+    # A figure shows what the CSV has not, of the first seed.
+    trained.clear()
+    figure = ("--data", data, "--only", "figure6", "--categories", "bottle", *common[-2:])
+    said(script(*figure, cwd=tmp_path))
+    assert trained == [f"{name}, bottle, seed 0" for name in ("daad", "daad+")]
+
+
+def test_what_was_removed_is_run_again(
+    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "small" / "ae" / "bottle")
+    trained = noted(monkeypatch)
+    assert "16 runs: 15 finished before" in said(script(*asked(data), cwd=tmp_path))
+    assert trained == ["ae, bottle, seed 0"]
 
 
 def test_the_most_telling_comes_first(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paper_data import make_collection, make_tiny, noted, said, script
+from paper_data import NETWORKS, make_collection, make_tiny, noted, said, script
 from scripts import call, refused
 
 import reproduce
@@ -73,3 +73,21 @@ def test_a_damaged_page_is_refused_before_hours_go_into_it(
     refused(script("--data", data, cwd=tmp_path), "results.csv: not the results of reproduce.py")
     assert trained == []
     assert stored.read_text() == "scale,setting\nsmall,ae\n"
+
+
+def test_a_category_that_cannot_be_used_does_not_keep_the_others_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    some = tmp_path / "some"
+    shutil.copytree(data / "mvtec", some / "mvtec")
+    shutil.rmtree(some / "mvtec" / "carpet" / "test" / "good")
+    common = ("--data", some, "--only", "table3")
+    text = said(script(*common, cwd=tmp_path))
+    assert "Left out: " in text
+    assert "no good pictures" in text
+    assert trained == [f"{name}, bottle, seed 0" for name in NETWORKS]
+    # Where none is left, that is what is wrong.
+    done = script(*common, "--categories", "carpet", cwd=tmp_path)
+    refused(done, f"--data {some}: none of the data sets is there")
+    assert "no good pictures" in " ".join(done.stdout.split())

@@ -90,4 +90,4 @@ def test_a_deadline_is_looked_at_after_each_epoch(
             c, FakePictures(), tmp_path, device="cpu", scorer=lambda *_: 0.5, deadline=now + 100
         )  # fmt: skip
     assert load_checkpoint(tmp_path / NAME)["epoch"] == 2
-    assert [row["image_auroc"] for row in read_history(tmp_path)] == ["0.5", "0.5"]
+    assert [row["auroc"] for row in read_history(tmp_path)] == ["0.5", "0.5"]

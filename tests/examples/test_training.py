@@ -185,7 +185,7 @@ def test_scorer_sees_eval_mode_on_its_epochs_only(tmp_path: Path) -> None:
     c = config(variant="daad+", epochs=5, evaluate_every=2)
     train(c, FakePictures(2), tmp_path / "scored", device="cpu", scorer=scorer)
     assert modes == 2 * [(False, False, False)]
-    aurocs = [row["image_auroc"] for row in read_history(tmp_path / "scored")]
+    aurocs = [row["auroc"] for row in read_history(tmp_path / "scored")]
     assert aurocs == ["", "0.75", "", "0.75", ""]
     # Looking does not change the run
     train(config(variant="daad+", epochs=5), FakePictures(2), tmp_path / "not", device="cpu")
@@ -291,7 +291,7 @@ def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     first, second = (torch.load(tmp_path / f"weights-{rank}.pt") for rank in (0, 1))
     assert torch.equal(first, second)
     rows = read_history(tmp_path)
-    assert [row["image_auroc"] for row in rows] == ["0.5", "0.5", "0.5"]
+    assert [row["auroc"] for row in rows] == ["0.5", "0.5", "0.5"]
     losses = [float(row["reconstruction"]) for row in rows]
     assert losses[2] < losses[0]
     assert load_models(tmp_path, "cpu")[3]["epoch"] == 3
