@@ -17,7 +17,7 @@ from daad.checkpoint import load_models
 from daad.config import Config
 from daad.data import Category, Sample, load_masks
 from daad.errors import UserError
-from daad.plotting import BLUE, INK, ORANGE, calm
+from daad.plotting import BLUE, INK, ORANGE, PALE, calm
 from daad.runs import read_settings
 from daad.scoring import Raw, image_auroc, min_max, score_pictures
 from paper.grid import caption, name_row, picture_grid, show
@@ -158,14 +158,23 @@ class Series:
 def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, float]) -> Figure:
     """AUROC by a number on a logarithmic axis: a line of means with a dot for each seed.
 
+    Of more series than there are colours each is a thin line, and their mean stands out.
     paper: the paper's means over its categories, squares on a dashed line.
     """
     figure = Figure(figsize=CURVE, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     calm(axes)
-    for number, one in enumerate(series):
-        if one.values:
-            _draw_values(axes, one, COLOURS[number % len(COLOURS)])
+    drawn = [one for one in series if one.values]
+    if len(drawn) <= len(COLOURS):
+        for one, colour in zip(drawn, COLOURS, strict=False):
+            _draw_values(axes, one, colour)
+    else:
+        for one in drawn:
+            numbers, means = _means(one)
+            axes.plot(numbers, means, color=PALE, linewidth=0.7, alpha=0.6)
+        mean = _mean_series(drawn)
+        if mean.values:
+            _draw_values(axes, mean, BLUE)
     if paper:
         numbers = sorted(paper)
         style = {"linestyle": "--", "linewidth": 1.2, "marker": "s", "markersize": 4.5}
@@ -179,9 +188,23 @@ def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, f
     return figure
 
 
-def _draw_values(axes: Axes, series: Series, colour: str) -> None:
+def _means(series: Series) -> tuple[list[float], list[float]]:
     numbers = sorted(series.values)
-    means = [float(np.mean(series.values[number])) for number in numbers]
+    return numbers, [float(np.mean(series.values[number])) for number in numbers]
+
+
+def _mean_series(several: Sequence[Series]) -> Series:
+    """The mean of the series' means, at the numbers that all of them have."""
+    common = set.intersection(*(set(one.values) for one in several))
+    means = {
+        number: [float(np.mean([np.mean(one.values[number]) for one in several]))]
+        for number in common
+    }
+    return Series(f"mean of {len(several)}", means)
+
+
+def _draw_values(axes: Axes, series: Series, colour: str) -> None:
+    numbers, means = _means(series)
     axes.plot(numbers, means, color=colour, linewidth=1.8, label=series.name)
     dots = [(number, value) for number in numbers for value in series.values[number]]
     axes.scatter(*zip(*dots, strict=True), s=16, color=colour, alpha=0.6, linewidth=0, zorder=3)

@@ -206,6 +206,24 @@ def labels(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.axes[0].get_xticklabels()]
 
 
+def test_of_many_categories_the_mean_stands_out(tmp_path) -> None:
+    several = [Series(f"c{n}", {4: [n / 10, n / 10], 8: [n / 20]}) for n in range(1, 8)]
+    several[0] = Series("c1", {4: [0.1, 0.3]})  # not run yet at 8
+    figure = curve_figure("r", [*several, Series("not run", {})], {4: 0.8})
+    *thin, mean, paper = figure.axes[0].get_lines()
+    assert len(thin) == 7
+    assert len({line.get_color() for line in thin}) == 1
+    assert mean.get_label() == "mean of 7"
+    assert mean.get_xdata().tolist() == [4]
+    assert mean.get_ydata() == pytest.approx([(0.2 + sum(range(2, 8)) / 10) / 7])
+    assert paper.get_label() == "the paper, 15 categories"
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["mean of 7", "the paper, 15 categories"]
+    apart = [Series(f"c{n}", {2**n: [0.5]}) for n in range(7)]
+    assert len(curve_figure("r", apart, {}).axes[0].get_lines()) == 7
+    assert is_drawn(figure, tmp_path / "curve.png")
+
+
 def test_the_axis_names_the_numbers_there_are() -> None:
     figure = curve_figure("number of items N", [Series("bottle", {31: [0.9], 500: [0.9]})], {})
     axes = figure.axes[0]
