@@ -170,8 +170,8 @@ def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, f
             _draw_values(axes, one, colour)
     else:
         for one in drawn:
-            numbers, means = _means(one)
-            axes.plot(numbers, means, color=PALE, linewidth=0.7, alpha=0.6)
+            label = None if one is not drawn[0] else f"{len(drawn)} categories"
+            axes.plot(*_means(one), color=PALE, linewidth=0.7, alpha=0.6, label=label)
         mean = _mean_series(drawn)
         if mean.values:
             _draw_values(axes, mean, BLUE)
@@ -200,7 +200,7 @@ def _mean_series(several: Sequence[Series]) -> Series:
         number: [float(np.mean([np.mean(one.values[number]) for one in several]))]
         for number in common
     }
-    return Series(f"mean of {len(several)}", means)
+    return Series("their mean", means)
 
 
 def _draw_values(axes: Axes, series: Series, colour: str) -> None:

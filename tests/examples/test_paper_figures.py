@@ -213,12 +213,12 @@ def test_of_many_categories_the_mean_stands_out(tmp_path) -> None:
     *thin, mean, paper = figure.axes[0].get_lines()
     assert len(thin) == 7
     assert len({line.get_color() for line in thin}) == 1
-    assert mean.get_label() == "mean of 7"
+    assert mean.get_label() == "their mean"
     assert mean.get_xdata().tolist() == [4]
     assert mean.get_ydata() == pytest.approx([(0.2 + sum(range(2, 8)) / 10) / 7])
     assert paper.get_label() == "the paper, 15 categories"
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["mean of 7", "the paper, 15 categories"]
+    assert words == ["7 categories", "their mean", "the paper, 15 categories"]
     apart = [Series(f"c{n}", {2**n: [0.5]}) for n in range(7)]
     assert len(curve_figure("r", apart, {}).axes[0].get_lines()) == 7
     assert is_drawn(figure, tmp_path / "curve.png")
