@@ -32,8 +32,9 @@ from paper.jobs import (
     subject_name,
     too_large,
 )
-from paper.records import Summary, collect, summarize, write_results
+from paper.records import collect, write_results
 from paper.settings import check_scale
+from paper.summaries import Summary, summarize
 from paper.tables import ABLATIONS, DAAD, Row, memory_parameters, rows_that_fit
 from paper.tables import Table as Results
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -37,8 +38,9 @@ from paper.jobs import (
 )
 from paper.page import SECTIONS
 from paper.publish import assets_of, gather, write_page
-from paper.records import is_current, run_folder
-from paper.settings import check_scale
+from paper.records import run_folder
+from paper.settings import SCALES, check_scale
+from paper.summaries import is_whole
 from paper.tables import TABLES, rows_that_fit
 
 # The most telling categories, and the order in which tables are filled with them; the other
@@ -49,6 +51,11 @@ ORDER = (
     *("open", "table2-cifar10", "table6-avenue"),
 )
 DRAWN_FROM = {"figure1": (), "figure5": ("table4",), "peak": ("table3",)}
+STAND_FOR = {
+    "table1": ("table3",),  # it compares others with DAAD+, whose figures are in both
+    "table2": ("table2-mnist", "table2-cifar10"),
+    "table6": ("table6-ped2", "table6-avenue"),
+}
 HOLDS = "mvtec/CATEGORY, mnist, cifar-10-batches-py, ped2, avenue"
 
 app = make_app(__doc__)
@@ -62,7 +69,7 @@ def reproduce(
     ] = None,
     only: Annotated[
         str,
-        typer.Option(help=f"With commas between, {', '.join(SECTIONS)}, table2, table6; or all."),
+        typer.Option(help=f"With commas between, {', '.join([*SECTIONS, *STAND_FOR])}; or all."),
     ] = "all",
     scale: Annotated[
         str,
@@ -89,32 +96,33 @@ def reproduce(
 ) -> None:
     """Run what is missing of the paper's results, and write the page that shows them."""
     start = time.monotonic()
-    require_one_process("--seeds or --categories")
+    require_one_process("--seeds")
     check_scale(scale)
     if budget_minutes is not None and not budget_minutes >= 0:
         raise UserError(f"--budget-minutes {budget_minutes:g}: give at least 0")
     names = _sections(only)
-    own_page, page = page is None, page or out / "reproduction.md"
+    default = out / "reproduction.md"
+    page = page or default
     if assets_of(page) == page:
         raise UserError(
             f"--page {page}: give a name that ends in .md; its folder has the rest of it"
         )
     records = gather(page, out)  # a damaged CSV should not wait for the first run
     where = pick_device(device)
-    subjects = _subjects(data, names, categories)
     numbers = parse_seeds(seeds)
+    tables = _tables(names, scale)
+    subjects, problems = ({}, []) if data is None else _subjects(data, tables, categories)
+    if tables and data is None:
+        console.print("No --data: nothing is trained, the page is written from what there is")
+    for problem in problems:
+        console.print(f"Left out: {problem}")
     _say_what_does_not_fit(subjects, scale)
-    # Where the page lies with the runs, a folder that was removed is one to run again.
-    known = set() if own_page else {run_folder(out, *r.key) for r in records if is_current(r)}
-    # Some figures show more of a run than the CSV has: those of the first seed have to be here.
-    shown = {FROM_RUNS[name] for name in names if name in FROM_RUNS} & subjects.keys()
-    drawn = _jobs(out, scale, {name: subjects[name] for name in shown}, numbers[:1])
-    known -= {job.run for job in drawn}
+    known: set[Path] = set()
+    if page.resolve() != default.resolve():  # in OUT a folder that was removed is one to run again
+        known = {run_folder(out, *record.key) for record in records if is_whole(record)}
+        known -= {job.run for job in _jobs(out, scale, _drawn(names, subjects), numbers[:1])}
     jobs = missing_jobs(_jobs(out, scale, subjects, numbers), console, known)
-    refused = too_large(jobs, where, console)
-    for reason in refused.values():
-        console.print(f"Left out: {reason}")
-    jobs = [job for job in jobs if job.setting.run not in refused]
+    jobs = _feasible(jobs, scale, where)
     deadline = None if budget_minutes is None else start + 60 * budget_minutes
     failed: list[Job] = []
     for _ in execute(jobs, Hardware(device), console, failed, deadline):
@@ -124,41 +132,57 @@ def reproduce(
     write_page(page, gather(page, out))  # another call may have added to it meanwhile
     console.print(f"Results: {page}", soft_wrap=True)
     require_none(failed)
+    if problems:
+        raise UserError(f"some of the data could not be used: {'; '.join(problems)}")
 
 
 def _sections(only: str) -> list[str]:
-    """The sections of the page that were asked for; table2 and table6 stand for all their parts."""
-    for whole in ("table2", "table6"):
-        parts = ",".join(name for name in SECTIONS if name.startswith(f"{whole}-"))
-        only = ",".join(parts if name.strip() == whole else name for name in only.split(","))
-    return pick_names("--only", only, SECTIONS)
+    """The sections of the page that were asked for; a name in `STAND_FOR` stands for several."""
+    wanted = [name.strip() for name in only.split(",")]
+    text = ",".join(",".join(STAND_FOR.get(name, (name,))) for name in wanted)
+    return pick_names("--only", text, SECTIONS)
 
 
-def _subjects(data: Path | None, names: Sequence[str], categories: str) -> dict[str, list[Subject]]:
-    """For each table that is needed what it is measured on; what is not there is said."""
-    tables = {table for name in names for table in DRAWN_FROM.get(name, (name,))}
-    found: dict[str, list[Subject]] = {}
-    if not tables or data is None:
-        if tables:
-            console.print("No --data: nothing is trained, the page is written from what there is")
-        return found
+def _tables(names: Sequence[str], scale: str) -> list[str]:
+    """The tables whose runs are needed, the most telling first; those not at this scale are said."""
+    needed = {table for name in names for table in DRAWN_FROM.get(name, (name,))}
+    fitting = [name for name in ORDER if name in needed and TABLES[name].kind in SCALES[scale]]
+    others = ", ".join(name for name in ORDER if name in needed and name not in fitting)
+    if others:
+        text = f"scale {scale} is for {', '.join(SCALES[scale])} alone, without {others}"
+        if not fitting:
+            raise UserError(f"--scale {scale}: {text}; give another scale for these")
+        console.print(f"Left out: {text}")
+    return fitting
+
+
+def _subjects(
+    data: Path, tables: Sequence[str], categories: str
+) -> tuple[dict[str, list[Subject]], list[str]]:
+    """For each table what it is measured on, and what is wrong with data that is there.
+
+    What is not there is said.
+    """
     collection = Collection(data)
     wanted = None
     if categories != "all":
         wanted = pick_names("--categories", categories, collection.categories)
-    for name in ORDER:
-        if name not in tables:
-            continue
+    found: dict[str, list[Subject]] = {}
+    problems: dict[str, None] = {}  # each once, in their order
+    for name in tables:
+        table = TABLES[name]
         try:
-            found[name] = collection.subjects(TABLES[name], wanted)
+            found[name] = collection.subjects(table, wanted)
         except UserError as error:
             console.print(f"Left out of {name}: {error}")
-    if not found:
-        raise UserError(f"--data {data}: none of the data sets is there; it should hold {HOLDS}")
-    if any(TABLES[name].kind == "photographs" for name in found):
-        for reason in collection.unusable(wanted):
-            console.print(f"Left out: {reason}")
-    return found
+            problems |= {str(error): None} if collection.has(table) else {}
+        else:
+            if table.kind == "photographs":
+                problems |= {str(error): None for error in collection.unusable(wanted)}
+    if tables and not found:
+        nothing = f"--data {data}: none of the data sets is there; it should hold {HOLDS}"
+        raise UserError(next(iter(problems), nothing))
+    return found, list(problems)
 
 
 def _jobs(
@@ -174,6 +198,22 @@ def _jobs(
                 for one in chosen:
                     jobs += plan(out, scale, [row.setting for row in rows], [one], [seed])
     return jobs
+
+
+def _drawn(names: Sequence[str], subjects: dict[str, list[Subject]]) -> dict[str, list[Subject]]:
+    """The tables of which a figure shows more than the CSV has: the first seed has to be here."""
+    shown = {FROM_RUNS[name] for name in names if name in FROM_RUNS}
+    return {name: several for name, several in subjects.items() if name in shown}
+
+
+def _feasible(jobs: Sequence[Job], scale: str, device: torch.device) -> list[Job]:
+    """The jobs less those that do not fit the device, which are said."""
+    if jobs and scale == "paper" and device.type == "cpu":
+        console.print("The paper's settings are a GPU's work; for a CPU there is --scale small")
+    refused = too_large(jobs, device, console)
+    for reason in refused.values():
+        console.print(f"Left out: {reason}")
+    return [job for job in jobs if job.setting.run not in refused]
 
 
 def _say_what_does_not_fit(names: Iterable[str], scale: str) -> None:

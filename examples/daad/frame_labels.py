@@ -33,7 +33,7 @@ def find_labels(root: Path, testing: Path) -> Path:
         return testing
     raise UserError(
         f"{root}: no labels of the test frames; expected {' or '.join(FILES)} in it, or folders "
-        f"of masks {testing / f'CLIP{MASKS}'}; or say where they are with --labels"
+        f"of masks {testing / f'CLIP{MASKS}'}; or name another place to daad_video.py by --labels"
     )
 
 

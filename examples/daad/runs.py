@@ -15,6 +15,7 @@ from daad.batches import Pictures
 from daad.checkpoint import (
     NAME,
     checkpoint_to_resume,
+    load_checkpoint,
     require_same_settings,
     settings_that_differ,
 )
@@ -72,7 +73,7 @@ def run_category(
     if resume:
         checkpoint_to_resume(run / NAME, config)
     if is_first_process():  # nothing is written before all that can be checked is
-        write_settings(run, config, category.source, hardware)
+        write_settings(run, config, category.source, hardware, resume=resume)
     train(
         config,
         pictures,
@@ -149,15 +150,22 @@ def read_settings(run: Path, subject: str) -> dict[str, Any]:
     return settings
 
 
-def write_settings(run: Path, config: Config, data: dict[str, str], hardware: Hardware) -> None:
+def write_settings(
+    run: Path, config: Config, data: dict[str, str], hardware: Hardware, *, resume: bool = False
+) -> None:
     """Write config.json: all that the run `run` was asked for, and by what versions.
 
-    data: where its data is, and what `read_settings` is to find.
+    data: where its data is, and what `read_settings` is to find. With `resume` the devices that the
+    run was trained on before are named too, and where nothing is left to train it is those alone.
     """
+    name, before = hardware.name, _device_before(run) if resume else ""
+    if before and before != name:
+        trained = load_checkpoint(run / NAME)["epoch"] >= config.epochs
+        name = before if trained or before.endswith(f", then {name}") else f"{before}, then {name}"
     content = {
         "config": config.to_dict(),
         "data": data,
-        "hardware": dataclasses.asdict(hardware) | {"name": hardware.name},
+        "hardware": dataclasses.asdict(hardware) | {"name": name},
         "command": sys.argv,
         "versions": {
             "blockmem": blockmem.__version__,
@@ -166,6 +174,15 @@ def write_settings(run: Path, config: Config, data: dict[str, str], hardware: Ha
         },
     }
     write_json(run / SETTINGS, content)
+
+
+def _device_before(run: Path) -> str:
+    """What config.json names; nothing where it cannot be read."""
+    try:
+        settings = json.loads((run / SETTINGS).read_text(encoding="utf-8"))
+        return str(settings["hardware"]["name"])
+    except (OSError, KeyError, TypeError, ValueError):
+        return ""
 
 
 def split_normals(category: Category, share: float) -> tuple[list[Any], list[Any]]:

@@ -82,7 +82,7 @@ def list_clips(root: Path, part: Path) -> list[Clip]:
     names = [name for name in list_folders(folder) if not name.endswith(MASKS)]
     if not names:
         raise UserError(
-            f"{folder}: no clips; expected {TRAINING}/CLIP and {TESTING}/CLIP in --root, "
+            f"{folder}: no clips; expected {TRAINING}/CLIP and {TESTING}/CLIP in {root}, "
             f"each CLIP a folder of frames ({picture_suffixes()})"
         )
     clips = [Clip(name, list_pictures(folder / name)) for name in sorted(names, key=natural_order)]

@@ -71,7 +71,7 @@ def run_video(
     tested = Pictures(all_frames(video.test), config.image_size)
     if is_first_process():  # nothing is written before all that can be checked is
         data = {"root": str(video.root.absolute()), "labels": str(video.label_source.resolve())}
-        write_settings(run, config, data, hardware)
+        write_settings(run, config, data, hardware, resume=resume)
     scorer = _scorer(config, video, tested) if config.evaluate_every else None
     train(
         config,

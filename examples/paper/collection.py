@@ -14,7 +14,7 @@ from paper.jobs import Subject
 from paper.tables import Table
 
 # Folders in which a set is looked for, before the one that is given itself.
-PLACES = {"mnist": ("mnist", "MNIST"), "cifar10": ("cifar10",)}
+PLACES = {"mnist": ("mnist", "MNIST"), "cifar10": ("cifar10", "cifar-10-batches-py")}
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,14 @@ class Collection:
             return [load_video(self.root / name) for name in table.subjects]
         data = self._labelled(table.kind)
         return [one_class(data, name) for name in data.classes]
+
+    def has(self, table: Table) -> bool:
+        """Whether there is a folder for what `table` is about, whatever is in it."""
+        if table.kind == "photographs":
+            names: Sequence[str] = ("mvtec",)
+        else:
+            names = table.subjects if table.kind == "video" else PLACES[table.kind]
+        return any((self.root / name).is_dir() for name in names)
 
     def unusable(self, categories: Sequence[str] | None = None) -> list[UserError]:
         """What is wrong with those of MVTec AD that `subjects` passes over."""

@@ -14,7 +14,8 @@ from daad.files import write_atomically
 from daad.plotting import DPI, save_figure
 from paper.figures import Series, area_figure, curve_figure, pick_samples, reconstruction_figure
 from paper.jobs import Subject
-from paper.records import Record, is_finished, matching, run_folder, summarize
+from paper.records import Record, is_finished, run_folder
+from paper.summaries import matching, summarize
 from paper.tables import TABLES, rows_that_fit
 from paper.toy import toy_figure
 

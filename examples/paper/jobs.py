@@ -92,9 +92,16 @@ def missing_jobs(
     unique = list({job.run: job for job in jobs}.values())
     missing = [job for job in unique if not (job.run in known or job.finished)]
     for job in missing:
-        require_resumable(job.run, job.config, "root")
+        _require_resumable(job)
     console.print(f"{len(unique)} runs: {len(unique) - len(missing)} finished before, kept")
     return missing
+
+
+def _require_resumable(job: Job) -> None:
+    try:
+        require_resumable(job.run, job.config, "root")
+    except UserError as error:
+        raise UserError(f"{error}: move {job.run} away, or give another --out") from error
 
 
 def too_large(jobs: Sequence[Job], device: torch.device, console: Console) -> dict[str, str]:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 from daad.data import table_place
 from daad.options import auroc_text
-from paper.records import Record, Summary, matching, summarize
+from paper.records import Record
 from paper.settings import SCALES
-from paper.tables import TABLES, Row, Table, memory_parameters, rows_that_fit
+from paper.summaries import Summary, matching, summarize
+from paper.tables import CLASSES, TABLES, Row, Table, memory_parameters, rows_that_fit
 
 INTRODUCTION = """# The paper's results, run again
 
@@ -16,17 +18,20 @@ for Unsupervised Anomaly Detection", ICCV 2021), as far as its data could be had
 paper's. Figures are AUROCs after the last epoch, mean ± standard deviation where there are several
 seeds. Its Table 1 compares others with DAAD+, whose column is in Table 3.
 
-`python examples/reproduce.py --data DATA` runs what is missing and writes this page from
+`python examples/reproduce.py --data DATA` runs what is missing and writes such a page from
 [results.csv]({assets}/results.csv), which has a line for each run with its choices, device and minutes
-of training. Nothing stands here without such a line."""
+of training. No number stands in a table without such lines. A mean is over the seeds for which all that it
+is a mean of was run."""
+_SMALL = (
+    "At a small scale, for two cores, not the paper's settings: {}, fewer epochs, at a higher learning "
+    "rate that falls to 0 by a cosine"
+)
 SCALE_WORDS = {
     "paper": "At the paper's settings",
-    "small": "At a small scale, for two cores, not the paper's settings: fewer channels, smaller "
-    "pictures, fewer epochs, at a higher learning rate that falls to 0 by a cosine",
-    "small-256": "At a small scale, for two cores, not the paper's settings, but with pictures of its "
-    "size: an eighth of the channels, fewer epochs, at a higher learning rate that falls to 0 by a "
-    "cosine",
+    "small": _SMALL.format("fewer channels, smaller pictures"),
+    "small-256": _SMALL.format("pictures of its size, but an eighth of the channels"),
 }
+SMALL_ALREADY = _SMALL.format("fewer channels")  # of pictures that are 32x32 at any scale
 ONE_CLASS = (
     "r, N and the epochs for pictures of 32x32 are ours at any scale, since the paper does not give "
     'them. Its "Ours" stands beside DAAD; it does not say whether it is DAAD+. Its MemAE is quoted from '
@@ -87,25 +92,53 @@ def _section(
     yield f"## {heading or TABLES[name].title}"
     yield text
     yield notes.get(f"{name}-data", "")
-    found = False
+    left = {path: _parts(name, path) for path in pictures}
+    found = bool(pictures)
     for scale in _scales(TABLES[name], records) if name in TABLES else ():
         lines = list(_table(name, TABLES[name], scale, records))
         found = found or bool(lines)
         yield from lines
-    for path in pictures:
-        yield f"![{heading or TABLES[name].title}]({path})"
-    if not found and not pictures:
+        for path in [path for path, (of, _) in left.items() if of == scale]:
+            yield from _picture(name, path, *left.pop(path))
+    for path, parts in left.items():
+        yield from _picture(name, path, *parts)
+    if not found:
         yield "Not run."
     yield notes.get(name, "")
 
 
+def _parts(name: str, path: str) -> tuple[str, str]:
+    """Of a picture's file its scale, and the category or clip; empty where it is of none."""
+    rest = PurePosixPath(path).stem.removeprefix(name).removeprefix("-")
+    fitting = [scale for scale in SCALES if f"{rest}-".startswith(f"{scale}-")]
+    scale = max(fitting, key=len, default="")
+    return scale, rest.removeprefix(scale).removeprefix("-")
+
+
+def _picture(name: str, path: str, scale: str, subject: str) -> Iterator[str]:
+    """A picture; with the command for it where no table above has one."""
+    heading, _ = PICTURES.get(name, ("", ""))
+    words = [heading or TABLES[name].title, *filter(None, (scale, subject))]
+    yield f"![{', '.join(words)}]({path})"
+    if name not in TABLES:
+        data, which = (
+            (" --data DATA", f" --scale {scale} --categories {subject}") if scale else ("", "")
+        )
+        yield f"```sh\npython examples/reproduce.py{data} --only {name}{which}\n```"
+
+
 def _scales(table: Table, records: Sequence[Record]) -> list[str]:
-    """The scales with runs, less those of a single setting where another scale compares several."""
+    """The scales with runs; small-256 not with a single setting where another compares several.
+
+    It is for division rates, and one run of those belongs in most tables.
+    """
     settings = {
         scale: {record.setting for record in matching(records, table, scale)} for scale in SCALES
     }
-    most = max(len(found) for found in settings.values())
-    return [scale for scale, found in settings.items() if found and (len(found) > 1 or most == 1)]
+    found = [scale for scale, names in settings.items() if names]
+    if len(settings["small-256"]) == 1 and any(len(names) > 1 for names in settings.values()):
+        found.remove("small-256")
+    return found
 
 
 def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> Iterator[str]:
@@ -118,11 +151,15 @@ def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> It
     summaries = summarize(records, table, scale, wanted) if subjects else []
     if not summaries:
         return
-    yield f"**{SCALE_WORDS[scale]}.**"
+    small_already = scale != "paper" and table.kind in CLASSES
+    yield f"**{SMALL_ALREADY if small_already else SCALE_WORDS[scale]}.**"
     yield _rows(table, scale, wanted, summaries)
-    yield _how(name, table, scale, used)
-    if left_out:
-        yield "\n".join(f"- Does not fit this scale: {line}." for line in left_out)
+    yield _how(name, table, scale, used, any(one.paper is not None for one in summaries))
+    missing = [row.label for row in table.rows if all(one.row is not row for one in summaries)]
+    notes = [f"Not run at this scale: {'; '.join(missing)}"] if missing else []
+    notes += [f"Does not fit this scale: {line}" for line in left_out]
+    if notes:
+        yield "\n".join(f"- {note}." for note in notes)
 
 
 def _rows(table: Table, scale: str, subjects: Sequence[str], summaries: Sequence[Summary]) -> str:
@@ -153,7 +190,9 @@ def _cell(summary: Summary | None) -> str:
     return f"{summary}" if summary.paper is None else f"{summary} ({summary.paper:.3f})"
 
 
-def _how(name: str, table: Table, scale: str, used: Sequence[Record]) -> str:
+def _how(
+    name: str, table: Table, scale: str, used: Sequence[Record], has_papers_figures: bool
+) -> str:
     """How the runs of a table were made: sizes, seeds, device, minutes, command."""
     seeds = ",".join(map(str, sorted({record.seed for record in used})))
     sizes = _distinct(f"{r.image_size}x{r.image_size}, width {r.width}" for r in used)
@@ -168,9 +207,10 @@ def _how(name: str, table: Table, scale: str, used: Sequence[Record]) -> str:
     if table.kind == "photographs":
         categories = sorted({record.subject for record in used}, key=table_place)
         command += f" --categories {','.join(categories)}"
+    parentheses = " In parentheses the paper's figure." if has_papers_figures else ""
     return (
         f"Pictures of {sizes}; {training};{addressing} seeds {seeds}. {len(used)} runs, {minutes:.0f} "
-        f"minutes of training on {devices}. In parentheses the paper's figure.\n\n"
+        f"minutes of training on {devices}.{parentheses}\n\n"
         f"```sh\n{command} --seeds {seeds}\n```"
     )
 

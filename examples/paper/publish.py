@@ -5,7 +5,8 @@ from pathlib import Path
 
 from daad.files import write_text
 from paper.page import SECTIONS, page
-from paper.records import Record, collect, is_current, read_results, write_results
+from paper.records import Record, collect, read_results, write_results
+from paper.summaries import is_current
 
 RESULTS = "results.csv"
 

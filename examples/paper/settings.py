@@ -42,10 +42,9 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-# Where every division of Table 4 fits: 16,16,1 wants a last map of 16x16.
+# Photographs alone, where every division of Table 4 fits: 16,16,1 wants a last map of 16x16.
 SCALES["small-256"] = {
-    **SCALES["small"],
-    "photographs": {**SCALES["small"]["photographs"], "image_size": 256, "width": 8},
+    "photographs": {**SCALES["small"]["photographs"], "image_size": 256, "width": 8}
 }
 
 
@@ -70,8 +69,11 @@ class Setting:
         """The resolved configuration for a kind of data at a scale.
 
         N is the scale's, or keeps the paper's D/N at the scale's own division; it stays when a row
-        divides otherwise. UserError where the division does not fit the scale.
+        divides otherwise. UserError where the division does not fit the scale, or the scale has no
+        such data.
         """
+        if kind not in SCALES[scale]:
+            raise UserError(f"scale {scale} is for {', '.join(SCALES[scale])} alone")
         chosen = OWN[kind] | SCALES[scale][kind]
         if self.choices["variant"] not in ("daad", "daad+"):
             chosen.pop("num_items", None)

@@ -77,7 +77,7 @@ def _misfit(row: Row, kind: str, scale: str) -> str:
     try:
         row.setting.config(kind, scale, 0)
     except UserError as error:
-        return str(error)
+        return str(error).partition(": change ")[0]  # which is advice for other scripts
     return ""
 
 

@@ -118,6 +118,24 @@ def test_each_line_of_a_table_has_all_its_cells() -> None:
 # Words
 
 
+def test_rows_that_were_not_run_are_said() -> None:
+    text = section(show(made("daad", "bottle", 0.9), made("ae", "bottle", 0.9)), "Table 3")
+    assert text.endswith("\n\n- Not run at this scale: MemAE; AE+Skip; DAAD+.\n")
+    networks = [made(name, "bottle", 0.9) for name in ("ae", "memae", "ae-skip", "daad", "daad+")]
+    assert "Not run" not in section(show(*networks), "Table 3")
+
+
+def test_the_words_are_those_of_the_data() -> None:
+    digits = section(show(made("daad", "mnist-3", 0.9, **DIGITS)), "Table 2, MNIST")
+    assert "settings: fewer channels, fewer epochs" in digits
+    assert "smaller pictures" not in digits
+    assert "In parentheses" not in digits  # of one class of ten there is no figure
+    photographs = show(made("daad", "bottle", 0.9))
+    assert "In parentheses the paper's figure." in section(photographs, "Table 3")
+    assert "In parentheses" not in section(photographs, "Table 4")
+    assert "fewer channels, smaller pictures, fewer epochs" in section(photographs, "Table 3")
+
+
 def test_what_was_not_run_is_said() -> None:
     assert show().count("Not run.") == len(SECTIONS) == 14
     titles = [part.splitlines()[0] for part in show().split("\n## ")[1:]]
@@ -161,6 +179,7 @@ def test_rows_that_do_not_fit_are_said() -> None:
     text = section(show(made("daad-r4", "bottle", 0.9, division="4x4x1")), "Table 4")
     assert list(body(text)) == ["heads", "r 4"]
     assert "- Does not fit this scale: r 16: division 16,16,1 does not fit level 4" in text
+    assert "change --division" not in text
     # One that was run when it did fit
     old = made("daad-r16", "bottle", 0.9, division="16x16x1")
     assert show(old) == show()
@@ -189,6 +208,9 @@ def test_a_scale_with_one_network_is_left_out_where_another_compares_several() -
     (table_3,) = tables(section(show(one, *several), "Table 3"))
     assert [line[0] for line in table_3] == ["", "AE", "DAAD"]
     assert len(tables(section(show(one, several[0]), "Table 3"))) == 2
+    # The paper's is what one waits for: its first run is shown.
+    first = made("daad+", "bottle", 0.8, scale="paper", **PAPER)
+    assert len(tables(section(show(first, *several), "Table 3"))) == 2
 
 
 def test_notes_and_pictures_are_where_they_belong() -> None:
@@ -204,15 +226,31 @@ def test_notes_and_pictures_are_where_they_belong() -> None:
     assert introduction.endswith("\n\nOf 2026.\n")
     assert "[results.csv](reproduction/results.csv)" in introduction
     table_4 = section(text, "Table 4")
-    order = ("Copies of", "| r 8", "```sh", PAPER_PICTURE, PICTURE, "Why r 4")
+    # A picture stands below the table of its scale; one of a scale without a table comes after.
+    order = ("Copies of", "| r 8", "```sh", PICTURE, PAPER_PICTURE, "Why r 4")
     places = [table_4.index(part) for part in order]
     assert places == sorted(places)
-    assert f"\n\n![Table 4, division rates r_h and r_w]({PICTURE})\n\nWhy r 4 is low.\n" in table_4
+    title = "Table 4, division rates r_h and r_w"
+    assert f"\n\n![{title}, paper]({PAPER_PICTURE})\n\nWhy r 4 is low.\n" in table_4
     figure_1 = section(text, "Figure 1")
-    assert figure_1.endswith("\n\n![Figure 1, the idea in one picture](reproduction/figure1.png)\n")
+    shown = "![Figure 1, the idea in one picture](reproduction/figure1.png)"
+    command = "```sh\npython examples/reproduce.py --only figure1\n```"
+    assert figure_1.endswith(f"\n\n{shown}\n\n{command}\n")
     assert "Not run." not in figure_1
     assert section(page([], notes, {}, "x"), "Table 5").endswith("\n\nNot run.\n\nSoon.\n")
     assert "\n\n\n" not in text
+
+
+def test_a_picture_says_what_it_is_of() -> None:
+    path = "reproduction/figure5-small-256-metal_nut.png"
+    text = section(page([], {}, {"figure5": [path]}, "reproduction"), "Figure 5")
+    title = "Figure 5, reconstructions by division rate, small-256, metal_nut"
+    command = "--data DATA --only figure5 --scale small-256 --categories metal_nut"
+    assert f"![{title}]({path})" in text
+    assert f"python examples/reproduce.py {command}\n" in text
+    path = "reproduction/table6-ped2-small-01.png"
+    text = section(page([], {}, {"table6-ped2": [path]}, "reproduction"), "Table 6, UCSD")
+    assert text.endswith(f"![Table 6, UCSD Ped2, small, 01]({path})\n")
 
 
 # Files
@@ -293,7 +331,9 @@ def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert len(before) == 7
     text = path.read_text(encoding="utf-8")
-    shown = [f"![Table 4, division rates r_h and r_w]({name})" for name in (PAPER_PICTURE, PICTURE)]
+    scales = {"paper": PAPER_PICTURE, "small": PICTURE}
+    title = "Table 4, division rates r_h and r_w"
+    shown = [f"![{title}, {scale}]({name})" for scale, name in scales.items()]
     end = "\n\n".join([*shown, "Why r 4 is low: \N{PLUS-MINUS SIGN}."])
     assert section(text, "Table 4").endswith(f"\n\n{end}\n")
     assert text.count("](reproduction/table4") == 2

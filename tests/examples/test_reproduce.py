@@ -263,6 +263,16 @@ def test_what_another_page_has_is_not_run_again(
     common = (*asked(data), "--page", Path("docs", "reproduction.md"))
     assert "16 runs: 15 finished before, kept" in said(script(*common, cwd=tmp_path))
     assert trained == ["daad, mnist-3, seed 0"]
+    # A line without what one of its rows is ranked by is not enough.
+    trained.clear()
+    whole_csv = "".join(lines)
+    of_video = next(line for line in lines if line.startswith("small,daad,ped2,"))
+    cells = of_video.split(",")
+    cells[9] = ""  # auroc_within
+    (assets / "results.csv").write_text(whole_csv.replace(of_video, ",".join(cells)))
+    said(script(*common, cwd=tmp_path))
+    assert trained == ["daad, mnist-3, seed 0", "daad, ped2, seed 0"]
+    (assets / "results.csv").write_text(whole_csv)
     # Another seed is another run.
     assert "32 runs: 15 finished" in said(script(*common, "--seeds", "0,1", cwd=tmp_path))
     # A figure shows what the CSV has not, of the first seed.
@@ -362,5 +372,7 @@ def test_runs_of_other_settings_are_refused(whole: Path, data: Path, tmp_path: P
     stored["config"]["lr"] = 5e-4
     (tmp_path / run / "config.json").write_text(json.dumps(stored))
     done = script("--data", data, "--only", "table6-ped2", cwd=tmp_path)
-    refused(done, "cannot go on with other settings: lr (was 0.0005, now 0.001)")
+    refused(
+        done, "cannot go on with other settings: lr (was 0.0005, now 0.001)", f"move {run} away"
+    )
     assert not (tmp_path / "out" / "reproduction.md").exists()

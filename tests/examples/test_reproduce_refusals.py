@@ -58,7 +58,7 @@ def test_refusals_before_anything_is_written(
     refused(script(*common, "--page", "results", cwd=tmp_path), "--page results", ".md")
     refused(call(reproduce.run, "--device", "gpu", cwd=tmp_path), "--device gpu")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(script(*common, cwd=tmp_path), "give each its --seeds or --categories")
+    refused(script(*common, cwd=tmp_path), "give each its --seeds")
     assert trained == []
     assert list(tmp_path.iterdir()) == []
 
@@ -83,11 +83,48 @@ def test_a_category_that_cannot_be_used_does_not_keep_the_others_out(
     shutil.copytree(data / "mvtec", some / "mvtec")
     shutil.rmtree(some / "mvtec" / "carpet" / "test" / "good")
     common = ("--data", some, "--only", "table3")
-    text = said(script(*common, cwd=tmp_path))
-    assert "Left out: " in text
-    assert "no good pictures" in text
+    done = script(*common, cwd=tmp_path)
+    refused(done, "some of the data could not be used", "no good pictures", "carpet")
     assert trained == [f"{name}, bottle, seed 0" for name in NETWORKS]
+    assert "Results: out/reproduction.md" in done.stdout
     # Where none is left, that is what is wrong.
     done = script(*common, "--categories", "carpet", cwd=tmp_path)
-    refused(done, f"--data {some}: none of the data sets is there")
-    assert "no good pictures" in " ".join(done.stdout.split())
+    refused(done, "no good pictures", "carpet")
+    assert len(trained) == len(NETWORKS)
+
+
+def test_damaged_data_is_not_said_to_be_missing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    some = tmp_path / "some"
+    for name in ("mnist", "ped2"):
+        shutil.copytree(data / name, some / name)
+    (damaged,) = (some / "mnist").glob("t10k-labels*")
+    damaged.write_bytes(b"none")
+    done = script("--data", some, "--only", "table2,table6", cwd=tmp_path)
+    refused(done, "some of the data could not be used", str(damaged))
+    assert "avenue" not in done.stderr
+    assert trained == [f"{name}, ped2, seed 0" for name in ("ae", "daad", "daad+")]
+    refused(script("--data", some, "--only", "table2", cwd=tmp_path), f"error: {damaged}")
+
+
+def test_what_a_scale_is_not_for_is_left_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = noted(monkeypatch)
+    common = ("--data", data, "--categories", "bottle", "--only")
+    text = said(script(*common, "table1,table2-mnist", cwd=tmp_path, scale="small-256"))
+    assert "scale small-256 is for photographs alone, without table2-mnist" in text
+    assert trained == [f"{name}, bottle, seed 0" for name in NETWORKS]
+    done = script(*common, "table6", cwd=tmp_path, scale="small-256")
+    refused(done, "--scale small-256", "give another scale")
+
+
+def test_the_papers_scale_on_a_cpu_is_said_to_be_a_gpus_work(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted(monkeypatch)
+    common = ("--data", data, "--only", "table6-ped2")
+    assert "for a CPU there is --scale small" in said(script(*common, cwd=tmp_path, scale="paper"))
+    assert "a GPU's work" not in said(script(*common, cwd=tmp_path))
