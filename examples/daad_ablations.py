@@ -71,7 +71,7 @@ def ablate(
     ] = False,
 ) -> None:
     """Run what is missing of the ablations, and print it beside the paper's figures."""
-    require_one_process("--settings or --seeds")
+    require_one_process()
     check_scale(scale)
     tables = {name: ABLATIONS[name] for name in pick_names("--only", only, ABLATIONS)}
     numbers = parse_seeds(seeds)

@@ -37,7 +37,7 @@ from paper.jobs import (
     too_large,
 )
 from paper.page import SECTIONS
-from paper.publish import assets_of, gather, write_page
+from paper.publish import assets_of, gather, update_page
 from paper.records import run_folder
 from paper.settings import SCALES, check_scale
 from paper.summaries import is_whole
@@ -96,7 +96,7 @@ def reproduce(
 ) -> None:
     """Run what is missing of the paper's results, and write the page that shows them."""
     start = time.monotonic()
-    require_one_process("--seeds")
+    require_one_process()
     check_scale(scale)
     if budget_minutes is not None and not budget_minutes >= 0:
         raise UserError(f"--budget-minutes {budget_minutes:g}: give at least 0")
@@ -126,10 +126,10 @@ def reproduce(
     deadline = None if budget_minutes is None else start + 60 * budget_minutes
     failed: list[Job] = []
     for _ in execute(jobs, Hardware(device), console, failed, deadline):
-        write_page(page, gather(page, out))
+        update_page(page, out)
     all_subjects = {subject_name(one): one for several in subjects.values() for one in several}
     Drawer(assets_of(page), out, scale, gather(page, out), all_subjects, where).draw(names)
-    write_page(page, gather(page, out))  # another call may have added to it meanwhile
+    update_page(page, out)
     console.print(f"Results: {page}", soft_wrap=True)
     require_none(failed)
     if problems:

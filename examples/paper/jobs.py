@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from daad.config import Config
@@ -132,7 +133,8 @@ def execute(
     """Run the jobs in turn, giving each when it is finished, until the deadline if there is one.
 
     deadline: a time of `time.monotonic()`. What it stops has a checkpoint and goes on next time.
-    A job that fails is said, put into `failed`, and does not keep the others from their turn.
+    A job that fails is said, put into `failed`, and does not keep the others from their turn. What
+    another process is at is left to it, so that several calls share the work.
     """
     for number, job in enumerate(jobs, 1):
         if deadline is not None and time.monotonic() >= deadline:
@@ -140,7 +142,11 @@ def execute(
             break
         console.print(f"[bold]{job}[/bold]: {number} of {len(jobs)} to run")
         try:
-            job.execute(hardware, deadline)
+            with alone_at(job.run):
+                if not job.finished:  # by another process, since this one looked
+                    job.execute(hardware, deadline)
+        except Timeout:
+            console.print(f"{job}: left to another process, which is at it")
         except OutOfTime:
             console.print(f"{job}: stopped before its last epoch, out of time; it can go on")
         except (UserError, torch.OutOfMemoryError) as error:
@@ -150,10 +156,19 @@ def execute(
             yield job
 
 
-def require_one_process(apart: str) -> None:
-    """UserError under torchrun; `apart` are the options that tell the work of several calls apart."""
+def alone_at(path: Path) -> FileLock:
+    """Held while `path` is written; Timeout where another process holds it. It ends with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+
+
+def require_one_process() -> None:
+    """UserError under torchrun, whose processes would all train the same run."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError(f"one process runs all; to use several, give each its {apart}")
+        raise UserError(
+            "started by torchrun, whose processes work together; here each trains runs of its own: "
+            "start the script itself, several times if you like, and they share the work"
+        )
 
 
 def require_none(failed: Sequence[Job]) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from daad.files import write_text
 from paper.page import SECTIONS, page
 from paper.records import Record, collect, read_results, write_results
@@ -30,6 +32,16 @@ def gather(path: Path, out: Path) -> list[Record]:
         if is_current(record) or record.key not in records:
             records[record.key] = record
     return sorted(records.values(), key=lambda record: record.order)
+
+
+def update_page(path: Path, out: Path) -> None:
+    """Write the page `path` again, with the runs in `out` as they are now.
+
+    One process at a time, or one would take back what another has just added.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        write_page(path, gather(path, out))
 
 
 def write_page(path: Path, records: Sequence[Record]) -> None:

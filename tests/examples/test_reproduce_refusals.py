@@ -58,7 +58,7 @@ def test_refusals_before_anything_is_written(
     refused(script(*common, "--page", "results", cwd=tmp_path), "--page results", ".md")
     refused(call(reproduce.run, "--device", "gpu", cwd=tmp_path), "--device gpu")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    refused(script(*common, cwd=tmp_path), "give each its --seeds")
+    refused(script(*common, cwd=tmp_path), "started by torchrun", "start the script itself")
     assert trained == []
     assert list(tmp_path.iterdir()) == []
 

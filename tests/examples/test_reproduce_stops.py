@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from paper_data import TINY, body, make_collection, make_tiny, section, without_time
 from scripts import Done, call, table
 from training_runs import assert_same, break_off
@@ -16,6 +17,8 @@ import reproduce
 from daad.checkpoint import NAME, load_checkpoint
 from daad.errors import UserError
 from daad.training import Trainer
+from paper import jobs
+from paper.jobs import alone_at
 from paper.settings import SCALES
 from paper.tables import TABLES
 
@@ -212,6 +215,31 @@ def test_a_run_that_fails_does_not_keep_the_others_from_their_turn(
     assert done.returncode != 0
     assert "1 run(s) failed, see above: ae, ped2, seed 0" in " ".join(done.stderr.split())
     assert networks(tmp_path) == ["DAAD"]
+
+
+def test_calls_side_by_side_share_the_work(
+    data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process is at AE, and finishes it while this one is at DAAD."""
+    begun = count_epochs(monkeypatch)
+    with alone_at(folder_of(tmp_path, "ae")):
+        done = script(data, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "ae, ped2, seed 0: left to another process" in " ".join(done.stdout.split())
+    assert begun == [1, 2]
+    assert networks(tmp_path) == ["DAAD"]
+
+    # This one saw that AE is missing before the other was done.
+    alone = jobs.alone_at
+
+    def finish_first(run: Path) -> FileLock:
+        shutil.copytree(folder_of(whole, "ae"), run)
+        return alone(run)
+
+    monkeypatch.setattr(jobs, "alone_at", finish_first)
+    done = script(data, tmp_path)
+    assert begun == [1, 2]
+    assert_as_if_unbroken(tmp_path, whole)
 
 
 def test_what_broke_off_goes_on(
