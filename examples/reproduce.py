@@ -114,8 +114,6 @@ def reproduce(
     subjects, problems = ({}, []) if data is None else _subjects(data, tables, categories)
     if tables and data is None:
         console.print("No --data: nothing is trained, the page is written from what there is")
-    for problem in problems:
-        console.print(f"Left out: {problem}")
     _say_what_does_not_fit(subjects, scale)
     known: set[Path] = set()
     if page.resolve() != default.resolve():  # in OUT a folder that was removed is one to run again
@@ -178,7 +176,10 @@ def _subjects(
             problems |= {str(error): None} if collection.has(table) else {}
         else:
             if table.kind == "photographs":
-                problems |= {str(error): None for error in collection.unusable(wanted)}
+                unusable = [str(error) for error in collection.unusable(wanted)]
+                for text in [text for text in unusable if text not in problems]:
+                    console.print(f"Left out: {text}")
+                problems |= dict.fromkeys(unusable)
     if tables and not found:
         nothing = f"--data {data}: none of the data sets is there; it should hold {HOLDS}"
         raise UserError(next(iter(problems), nothing))
