@@ -22,6 +22,7 @@ def _choices(config: Config) -> dict[str, Any]:
 
 DIGITS = {**_choices(_SMALL["mnist"]), "division": "1x1x1", "num_items": 125}
 VIDEO = {**_choices(_SMALL["video"]), "num_items": 500}
+PICTURE, PAPER_PICTURE = "reproduction/table4-small.png", "reproduction/table4-paper.png"
 NO_MEMORY = {"division": "", "num_items": 0, "temperature": 1.0}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from labelled_files import write_cifar10, write_mnist
-from scripts import Done, call
+from scripts import Done, call, table
 from video_clips import make_video
 
 import reproduce
@@ -35,6 +35,8 @@ TINY: dict[str, dict[str, Any]] = {
 }
 DIGITS = ("mnist-3", "mnist-8")
 NETWORKS = ("ae", "memae", "ae-skip", "daad", "daad+")  # of Table 3
+OF_DIGITS = ("ae", "memae", "daad", "daad+")
+OF_VIDEO = ("ae", "daad", "daad+")
 # By test clip, which frames are abnormal: none, some, all.
 FRAMES = {"1": [0] * 3, "2": [0, 0, 1, 1, 0], "10": [1] * 3}
 
@@ -90,7 +92,15 @@ def said(done: Done) -> str:
     return " ".join(done.stdout.split())
 
 
-# The page
+# The page and its CSV
+
+
+def results(folder: Path) -> list[dict[str, str]]:
+    return table(folder / "out" / "reproduction" / "results.csv")
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "out" / "reproduction.md").read_text(encoding="utf-8")
 
 
 def section(page: str, heading: str) -> str:

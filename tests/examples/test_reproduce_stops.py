@@ -9,8 +9,17 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from paper_data import TINY, body, make_collection, make_tiny, section, without_time
-from scripts import Done, call, table
+from paper_data import (
+    TINY,
+    body,
+    make_collection,
+    make_tiny,
+    page_of,
+    results,
+    section,
+    without_time,
+)
+from scripts import Done, call
 from training_runs import assert_same, break_off
 
 import reproduce
@@ -59,14 +68,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def folder_of(folder: Path, setting: str) -> Path:
     return folder / "out" / "small" / setting / "ped2" / "seed-0"
-
-
-def results(folder: Path) -> list[dict[str, str]]:
-    return table(folder / "out" / "reproduction" / "results.csv")
-
-
-def page_of(folder: Path) -> str:
-    return (folder / "out" / "reproduction.md").read_text(encoding="utf-8")
 
 
 def networks(folder: Path) -> list[str]:
