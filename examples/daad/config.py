@@ -60,14 +60,21 @@ class Config:
     discriminator: bool | None = _option(
         None, LOSSES, "Train a discriminator beside the network; daad+ does."
     )
-    lambda_rec: float = _option(50.0, LOSSES, "Weight of the reconstruction loss.")
-    lambda_adv: float = _option(0.5, LOSSES, "Weight of the adversarial loss.")
-    lambda_ali: float = _option(0.5, LOSSES, "Weight of the alignment loss.")
-    distance: str | None = _option(
+    lambda_rec: float | None = _option(
         None,
         LOSSES,
-        "In Eq. 4, 6 and the scores: squared (mean of squares), or l2 (the norm, as printed); squared "
-        "without a discriminator, l2 with one, whose losses squares would not outweigh.",
+        "Weight of the reconstruction loss; 50 (the paper), or 5000 where it is a mean of squares "
+        "beside a discriminator's losses.",
+    )
+    lambda_adv: float = _option(0.5, LOSSES, "Weight of the adversarial loss.")
+    lambda_ali: float = _option(0.5, LOSSES, "Weight of the alignment loss.")
+    distance: str = _option(
+        "squared",
+        LOSSES,
+        "In Eq. 4 and R: squared (mean of squares), or l2 (the norm, as printed).",
+    )
+    alignment_distance: str = _option(
+        "l2", LOSSES, "In Eq. 6 and L: l2 (the norm, as printed), or squared (mean of squares)."
     )
     gan_loss: str = _option(
         "non-saturating", LOSSES, "The network's: non-saturating, or minimax (Eq. 5 to the letter)."
@@ -157,11 +164,13 @@ class Config:
         plus = self.variant == "daad+"
         discriminator = plus if self.discriminator is None else self.discriminator
         default_lr = 2e-4 if discriminator else 1e-4
+        outweighs = discriminator and self.distance == "squared"
+        default_lambda_rec = 5000.0 if outweighs else 50.0
         config = dataclasses.replace(
             self,
             division=self.division or (PIXEL if pixel else (8, 8, 1)),
             discriminator=discriminator,
-            distance=self.distance or ("l2" if discriminator else "squared"),
+            lambda_rec=default_lambda_rec if self.lambda_rec is None else self.lambda_rec,
             lr=self.lr or default_lr,
         )
         config._check()
@@ -169,7 +178,8 @@ class Config:
 
     def _check(self) -> None:
         _check_choice("memory-init", self.memory_init, ("uniform", "normal", "blocks"))
-        _check_choice("distance", self.distance or "", ("squared", "l2"))
+        _check_choice("distance", self.distance, ("squared", "l2"))
+        _check_choice("alignment-distance", self.alignment_distance, ("squared", "l2"))
         _check_choice("gan-loss", self.gan_loss, ("non-saturating", "minimax"))
         _check_choice("feature", self.feature, ("classifier", "extractor"))
         _check_choice("scaling", self.scaling, ("test", "normals"))

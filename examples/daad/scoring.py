@@ -85,7 +85,7 @@ def _score_batch(
             feature, feature_hat = discriminator(x)[1], discriminator(x_hat)[1]
     # Outside autocast, whose float16 would round the small differences that matter here.
     if discriminator is not None:
-        alignment = distances(feature, feature_hat, config.distance).cpu().double()
+        alignment = distances(feature, feature_hat, config.alignment_distance).cpu().double()
     reconstruction = distances(x, x_hat, config.distance).cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
     picture = ((x_hat + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

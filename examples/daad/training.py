@@ -220,7 +220,7 @@ class Trainer:
         real, feature, fake, feature_hat = self.modules["discriminator"](x, x_hat)
         loss = objective = discriminator_loss(real, fake)
         if config.alignment_trains_discriminator:
-            alignment = alignment_loss(feature, feature_hat, config.distance)
+            alignment = alignment_loss(feature, feature_hat, config.alignment_distance)
             objective = loss + config.lambda_ali * alignment
         self._update("discriminator", objective)
         return loss
@@ -244,7 +244,7 @@ class Trainer:
         if config.lambda_adv:
             losses["adversarial"] = generator_adversarial_loss(fake, config.gan_loss)
         if config.lambda_ali:
-            losses["alignment"] = alignment_loss(feature, feature_hat, config.distance)
+            losses["alignment"] = alignment_loss(feature, feature_hat, config.alignment_distance)
         return losses
 
     def _update(self, name: str, loss: Tensor) -> None:

@@ -79,7 +79,8 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
 _SAY_NOTHING = ("evaluate_every", "checkpoint_every")
 _OF_MEMORIES = ("threshold", "renormalize", "memory_init")
 _OF_DISCRIMINATORS = (
-    *("lambda_adv", "lambda_ali", "gan_loss", "alignment_trains_discriminator", "feature", "gamma"),
+    *("lambda_adv", "lambda_ali", "alignment_distance", "gan_loss"),
+    *("alignment_trains_discriminator", "feature", "gamma"),
 )
 
 

@@ -89,11 +89,12 @@ def test_equation_7_on_frames_by_hand() -> None:
 
 
 @pytest.mark.parametrize("distance", ["squared", "l2"])
-def test_errors_are_mean_squares_whatever_the_loss(distance: str) -> None:
+def test_errors_are_mean_squares_whatever_the_losses(distance: str) -> None:
     # x is c everywhere and x_hat c / 2: the squared difference is c**2 / 4.
     values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
     frames = TensorPictures(values[:, None, None, None].expand(5, 3, 4, 4))
-    config = Config(variant="daad+", batch_size=2, distance=distance)
+    distances = {"distance": distance, "alignment_distance": distance}
+    config = Config(variant="daad+", batch_size=2, **distances)
     found = score_frames(Halve(), MeanFeature(), frames, [3, 2], config, CPU)
     squares = values.double() ** 2 / 4
     assert found.error.dtype == torch.float64

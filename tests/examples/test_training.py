@@ -27,6 +27,7 @@ from daad.training import Trainer, train
     [
         {},
         {"gan_loss": "minimax", "distance": "l2"},
+        {"alignment_distance": "squared"},
         {"alignment_trains_discriminator": False, "feature": "extractor"},
         {"lambda_adv": 0.0},
         {"lambda_ali": 0.0},
@@ -44,17 +45,17 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
     x = FakePictures(4).values
     got = trainer._step(x)
 
-    def distance(a: Tensor, b: Tensor) -> Tensor:
+    def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
         difference = (a - b).flatten(1)
-        if c.distance == "l2":
+        if kind == "l2":
             return difference.norm(dim=1).mean()
         return difference.pow(2).mean(1).mean()
 
     adam = {"lr": c.lr, "betas": (0.9, 0.999)}
     g_optimizer = torch.optim.Adam(g.parameters(), **adam)
     x_hat = g(x)
-    want = {"reconstruction": distance(x, x_hat)}
-    objective = 50 * want["reconstruction"]
+    want = {"reconstruction": distance(x, x_hat, c.distance)}
+    objective = (50 if d is None or c.distance == "l2" else 5000) * want["reconstruction"]
     if d is not None:
         d_optimizer = torch.optim.Adam(d.parameters(), **adam)
         (real, f), (fake, f_hat) = d(x), d(x_hat.detach())
@@ -62,7 +63,7 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
         loss = bce(real, torch.ones(4)) + bce(fake, torch.zeros(4))
         want["discriminator"] = loss
         if c.alignment_trains_discriminator:
-            loss = loss + c.lambda_ali * distance(f, f_hat)
+            loss = loss + c.lambda_ali * distance(f, f_hat, c.alignment_distance)
         loss.backward()
         d_optimizer.step()
         if c.lambda_adv or c.lambda_ali:
@@ -72,11 +73,12 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
             adversarial = bce(fake, torch.ones(4))
             if c.gan_loss == "minimax":
                 adversarial = (1 - fake.sigmoid()).log().mean()
+            alignment = distance(f, f_hat, c.alignment_distance)
             if c.lambda_adv:
                 want["adversarial"] = adversarial
             if c.lambda_ali:
-                want["alignment"] = distance(f, f_hat)
-            objective = objective + c.lambda_adv * adversarial + c.lambda_ali * distance(f, f_hat)
+                want["alignment"] = alignment
+            objective = objective + c.lambda_adv * adversarial + c.lambda_ali * alignment
     objective.backward()
     g_optimizer.step()
 
