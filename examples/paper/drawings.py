@@ -16,7 +16,7 @@ from paper.figures import Series, area_figure, curve_figure, pick_samples, recon
 from paper.jobs import Subject
 from paper.records import Record, is_finished, run_folder
 from paper.summaries import matching, summarize
-from paper.tables import TABLES, rows_that_fit
+from paper.tables import TABLES, Row, Table, rows_that_fit
 from paper.toy import toy_figure
 
 PICTURES = 96  # dots an inch in Figures 2 and 5: many photographs make large files
@@ -30,7 +30,7 @@ CURVES = {"table4": "division rate r", "figure7": "memory size, the paper's N"}
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws figures at a scale into `folder`, from the runs in `out` with the lowest seed.
+    """Draws figures at a scale into `folder`, from runs in `out` of one seed, the lowest they share.
 
     subjects: the data there is, by the names of its runs.
     """
@@ -75,20 +75,30 @@ class Drawer:
         used = matching(self.records, table, self.scale)
         for subject in sorted({record.subject for record in used}, key=table_place):
             category = self.subjects.get(subject)
+            here = {row.label: self._seeds_here(table, row, subject, used) for row in rows}
+            if not (isinstance(category, Category) and all(here.values())):
+                continue
+            shared = set.intersection(*map(set, here.values()))
             runs = {}
             for row in rows:
-                seeds = [
-                    record.seed
-                    for record in used
-                    if (record.setting, record.subject) == (row.setting.run, subject)
-                ]
-                if seeds:
-                    run = run_folder(self.out, self.scale, row.setting.run, subject, min(seeds))
-                    # What is in the records may have been run elsewhere, and here only begun.
-                    if is_finished(run, row.setting.config(table.kind, self.scale, min(seeds))):
-                        runs[row.label] = run
-            if isinstance(category, Category) and len(runs) == len(rows):
-                yield category, runs
+                seed = min(shared or here[row.label])
+                runs[row.label] = run_folder(self.out, self.scale, row.setting.run, subject, seed)
+            yield category, runs
+
+    def _seeds_here(
+        self, table: Table, row: Row, subject: str, records: Sequence[Record]
+    ) -> list[int]:
+        """Seeds of a row's runs; what is in the records may be elsewhere, and here only begun."""
+        name = row.setting.run
+        return [
+            record.seed
+            for record in records
+            if (record.setting, record.subject) == (name, subject)
+            and is_finished(
+                run_folder(self.out, self.scale, name, subject, record.seed),
+                row.setting.config(table.kind, self.scale, record.seed),
+            )
+        ]
 
     def _series(self, name: str) -> tuple[list[Series], dict[float, float]]:
         """AUROC by the number of a row's label: a curve for each category; and the paper's means."""

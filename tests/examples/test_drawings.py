@@ -1,6 +1,7 @@
 """The figures of the page: which are drawn from which runs and records, and which are not."""
 
 import dataclasses
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ def test_division_rates_are_those_that_fit(
     make_run(out, first, categories["bottle"], 3)
     assert draw(tmp_path / "2", out, categories, "figure5") == ["figure5-small-bottle.png"]
     (runs,) = seen
-    folders = {"r 1": ("daad-r1", 3), "r 2": ("daad-r2", 1), "r 8": ("daad", 1)}  # lowest seeds
+    # They share no seed: the lowest of each.
+    folders = {"r 1": ("daad-r1", 3), "r 2": ("daad-r2", 1), "r 8": ("daad", 1)}
     assert runs == {
         label: run_folder(out, "small", setting, "bottle", seed)
         for label, (setting, seed) in folders.items()
@@ -146,6 +148,28 @@ def test_scores_by_area_need_both_runs_evaluated(tmp_path: Path, categories: Sub
     for name in (METRICS, "scores.csv"):
         (runs[1] / name).unlink()
     assert draw(tmp_path / "3", out, categories, "figure6", records=records) == []
+
+
+def test_runs_side_by_side_are_of_one_seed(
+    tmp_path: Path, categories: Subjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest that all have here: DAAD's seed 0 was run elsewhere, DAAD+'s seed 1 nowhere."""
+    seen = []
+
+    def noted(category: Category, runs: dict[str, Path]) -> Figure:
+        seen.append([run.name for run in runs.values()])
+        return Figure()
+
+    monkeypatch.setattr(drawings, "area_figure", noted)
+    out, bottle = tmp_path / "out", categories["bottle"]
+    for setting, seeds in ((DAAD, (0, 1, 2, 3)), (DAAD_PLUS, (0, 2, 3))):
+        runs = [make_run(out, setting, bottle, seed) for seed in seeds]
+        if setting is DAAD:
+            elsewhere = runs[0]
+    records = collect(out)
+    shutil.rmtree(elsewhere)
+    draw(tmp_path / "1", out, categories, "figure6", records=records)
+    assert seen == [["seed-2", "seed-2"]]
 
 
 def test_reconstructions_need_the_networks(tmp_path: Path, categories: Subjects) -> None:
