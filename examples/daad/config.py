@@ -27,6 +27,8 @@ def _option(default: Any, panel: str, help: str) -> Any:
 class Config:
     """One run. The defaults are the paper's values, or our reading where the paper is silent.
 
+    One departs from it: squares in Eq. 4, and beside a discriminator the lambda_rec they need.
+
     `None` stands for "what the variant calls for"; see `resolve`.
     """
 
