@@ -176,10 +176,10 @@ def _subjects(
             problems |= {str(error): None} if collection.has(table) else {}
         else:
             if table.kind == "photographs":
-                unusable = [str(error) for error in collection.unusable(wanted)]
-                for text in [text for text in unusable if text not in problems]:
-                    console.print(f"Left out: {text}")
-                problems |= dict.fromkeys(unusable)
+                for text in map(str, collection.unusable(wanted)):
+                    if text not in problems:
+                        console.print(f"Left out: {text}")
+                        problems[text] = None
     if tables and not found:
         nothing = f"--data {data}: none of the data sets is there; it should hold {HOLDS}"
         raise UserError(next(iter(problems), nothing))

@@ -10,6 +10,7 @@ from daad.errors import UserError
 
 VARIANTS = ("ae", "ae-skip", "memae", "memae-skip", "daad", "daad+")
 PIXEL = "pixel"
+DISTANCES = ("squared", "l2")
 
 Division = tuple[int, int, int]
 
@@ -180,8 +181,8 @@ class Config:
 
     def _check(self) -> None:
         _check_choice("memory-init", self.memory_init, ("uniform", "normal", "blocks"))
-        _check_choice("distance", self.distance, ("squared", "l2"))
-        _check_choice("alignment-distance", self.alignment_distance, ("squared", "l2"))
+        _check_choice("distance", self.distance, DISTANCES)
+        _check_choice("alignment-distance", self.alignment_distance, DISTANCES)
         _check_choice("gan-loss", self.gan_loss, ("non-saturating", "minimax"))
         _check_choice("feature", self.feature, ("classifier", "extractor"))
         _check_choice("scaling", self.scaling, ("test", "normals"))

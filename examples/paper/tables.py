@@ -173,7 +173,7 @@ def _figure_7() -> list[Row]:
 
 
 def _left_open() -> list[Row]:
-    """Choices that the paper does not make, one at a time, beside the defaults here."""
+    """What the paper does not decide or the defaults here decide otherwise, a choice at a time."""
     norms = Setting("daad+-l2", {**DAAD_PLUS.choices, "distance": "l2"})
     light = Setting("daad+-lambda50", {**DAAD_PLUS.choices, "lambda_rec": 50.0})
     squares = Setting("daad+-squared", {**DAAD_PLUS.choices, "alignment_distance": "squared"})

@@ -1,4 +1,4 @@
-"""The reproduction from outside: what is run, in which order, what is kept, what the page says."""
+"""The reproduction from outside: what its lines and its page say, what is kept and what is run again."""
 
 import dataclasses
 import json
