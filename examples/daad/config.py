@@ -28,8 +28,6 @@ def _option(default: Any, panel: str, help: str) -> Any:
 class Config:
     """One run. The defaults are the paper's values, or our reading where the paper is silent.
 
-    One departs from it: squares in Eq. 4, and beside a discriminator the lambda_rec they need.
-
     `None` stands for "what the variant calls for"; see `resolve`.
     """
 
@@ -63,18 +61,14 @@ class Config:
     discriminator: bool | None = _option(
         None, LOSSES, "Train a discriminator beside the network; daad+ does."
     )
-    lambda_rec: float | None = _option(
-        None,
-        LOSSES,
-        "Weight of the reconstruction loss; 50 (the paper), or 5000 where it is a mean of squares "
-        "beside a discriminator's losses.",
-    )
+    lambda_rec: float = _option(50.0, LOSSES, "Weight of the reconstruction loss.")
     lambda_adv: float = _option(0.5, LOSSES, "Weight of the adversarial loss.")
     lambda_ali: float = _option(0.5, LOSSES, "Weight of the alignment loss.")
-    distance: str = _option(
-        "squared",
+    distance: str | None = _option(
+        None,
         LOSSES,
-        "In Eq. 4 and R: squared (mean of squares), or l2 (the norm, as printed).",
+        "In Eq. 4 and R: squared (mean of squares), or l2 (the norm, as printed); squared without a "
+        "discriminator, l2 with one, whose losses squares outweigh only with a greater lambda_rec.",
     )
     alignment_distance: str = _option(
         "l2", LOSSES, "In Eq. 6 and L: l2 (the norm, as printed), or squared (mean of squares)."
@@ -167,13 +161,11 @@ class Config:
         plus = self.variant == "daad+"
         discriminator = plus if self.discriminator is None else self.discriminator
         default_lr = 2e-4 if discriminator else 1e-4
-        outweighs = discriminator and self.distance == "squared"
-        default_lambda_rec = 5000.0 if outweighs else 50.0
         config = dataclasses.replace(
             self,
             division=self.division or (PIXEL if pixel else (8, 8, 1)),
             discriminator=discriminator,
-            lambda_rec=default_lambda_rec if self.lambda_rec is None else self.lambda_rec,
+            distance=self.distance or ("l2" if discriminator else "squared"),
             lr=self.lr or default_lr,
         )
         config._check()
@@ -181,7 +173,7 @@ class Config:
 
     def _check(self) -> None:
         _check_choice("memory-init", self.memory_init, ("uniform", "normal", "blocks"))
-        _check_choice("distance", self.distance, DISTANCES)
+        _check_choice("distance", self.distance or "", DISTANCES)
         _check_choice("alignment-distance", self.alignment_distance, DISTANCES)
         _check_choice("gan-loss", self.gan_loss, ("non-saturating", "minimax"))
         _check_choice("feature", self.feature, ("classifier", "extractor"))

@@ -11,26 +11,24 @@ def test_the_defaults_are_the_papers():
     daad, plus = Config().resolve(), Config(variant="daad+").resolve()
     assert (daad.image_size, daad.width, daad.num_items, daad.division) == (256, 64, 500, (8, 8, 1))
     assert (daad.batch_size, daad.epochs, daad.gamma, daad.temperature) == (8, 1000, 0.9, 1.0)
-    assert (daad.lambda_rec, plus.lambda_adv, plus.lambda_ali) == (50.0, 0.5, 0.5)
+    assert (plus.lambda_rec, plus.lambda_adv, plus.lambda_ali) == (50.0, 0.5, 0.5)
     assert (daad.lr, plus.lr) == (1e-4, 2e-4)
-    assert (plus.distance, plus.alignment_distance) == ("squared", "l2")
+    assert (daad.distance, plus.distance, plus.alignment_distance) == ("squared", "l2", "l2")
     assert (daad.discriminator, plus.discriminator) == (False, True)
 
 
 @pytest.mark.parametrize(
-    ("choices", "lambda_rec"),
+    ("choices", "distance"),
     [
-        ({"variant": "daad+"}, 5000.0),
-        ({"variant": "ae", "discriminator": True}, 5000.0),
-        ({"variant": "daad+", "discriminator": False}, 50.0),
-        ({"variant": "daad+", "distance": "l2"}, 50.0),  # the paper's, with the paper's norm
-        ({"variant": "daad+", "lambda_rec": 50.0}, 50.0),
-        ({"variant": "daad", "distance": "l2"}, 50.0),
-        ({"lambda_rec": 0.0}, 0.0),
+        ({"variant": "daad"}, "squared"),
+        ({"variant": "ae", "discriminator": True}, "l2"),
+        ({"variant": "daad+", "discriminator": False}, "squared"),
+        ({"variant": "daad+", "distance": "squared"}, "squared"),
+        ({"variant": "daad", "distance": "l2"}, "l2"),
     ],
 )
-def test_squares_weigh_more_beside_a_discriminator(choices, lambda_rec):
-    assert Config(**choices).resolve().lambda_rec == lambda_rec
+def test_a_norm_stands_beside_a_discriminators_losses(choices, distance):
+    assert Config(**choices).resolve().distance == distance
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_scores_of_a_known_reconstruction() -> None:
     # x is c everywhere and x_hat c / 2: the squared difference is c**2 / 4.
     values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
     x = values[:, None, None, None].expand(5, 3, 4, 4)
-    config = Config(variant="daad+", batch_size=2)
+    config = Config(variant="daad+", batch_size=2, distance="squared")
     raw = score_pictures(Halve(), MeanFeature(), TensorPictures(x), config, CPU)
 
     expected = (values.double() ** 2 / 4).tolist()

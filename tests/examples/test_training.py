@@ -28,6 +28,7 @@ from daad.training import Trainer, train
         {},
         {"gan_loss": "minimax", "distance": "l2"},
         {"alignment_distance": "squared"},
+        {"distance": "squared", "lambda_rec": 5000.0},
         {"alignment_trains_discriminator": False, "feature": "extractor"},
         {"lambda_adv": 0.0},
         {"lambda_ali": 0.0},
@@ -55,7 +56,7 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
     g_optimizer = torch.optim.Adam(g.parameters(), **adam)
     x_hat = g(x)
     want = {"reconstruction": distance(x, x_hat, c.distance)}
-    objective = (50 if d is None or c.distance == "l2" else 5000) * want["reconstruction"]
+    objective = c.lambda_rec * want["reconstruction"]
     if d is not None:
         d_optimizer = torch.optim.Adam(d.parameters(), **adam)
         (real, f), (fake, f_hat) = d(x), d(x_hat.detach())
