@@ -33,7 +33,7 @@ from paper.jobs import (
     too_large,
 )
 from paper.records import collect, write_results
-from paper.settings import check_scale
+from paper.settings import SCALE_HELP, check_scale
 from paper.summaries import Summary, summarize
 from paper.tables import ABLATIONS, DAAD, Row, memory_parameters, rows_that_fit
 from paper.tables import Table as Results
@@ -52,12 +52,7 @@ def ablate(
         str, typer.Option(help="Such as bottle,grid,screw; all that are in ROOT.")
     ] = "all",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and deviation over them.")] = "0",
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="paper: its settings, a GPU's work; small, small-256: for two cores, not them."
-        ),
-    ] = "paper",
+    scale: Annotated[str, typer.Option(help=SCALE_HELP)] = "paper",
     settings: Annotated[
         str,
         typer.Option(help="Some of the rows alone, by their run folders, such as daad,daad-r4."),

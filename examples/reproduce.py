@@ -39,7 +39,7 @@ from paper.jobs import (
 from paper.page import SECTIONS
 from paper.publish import assets_of, gather, update_page
 from paper.records import run_folder
-from paper.settings import SCALES, check_scale
+from paper.settings import SCALE_HELP, SCALES, check_scale
 from paper.summaries import is_whole
 from paper.tables import TABLES, rows_that_fit
 
@@ -71,12 +71,7 @@ def reproduce(
         str,
         typer.Option(help=f"With commas between, {', '.join([*SECTIONS, *STAND_FOR])}; or all."),
     ] = "all",
-    scale: Annotated[
-        str,
-        typer.Option(
-            help="paper: its settings, a GPU's work; small, small-256: for two cores, not them."
-        ),
-    ] = "paper",
+    scale: Annotated[str, typer.Option(help=SCALE_HELP)] = "paper",
     seeds: Annotated[str, typer.Option(help="Such as 0,1,2: mean and deviation over them.")] = "0",
     categories: Annotated[
         str, typer.Option(help="Of MVTec AD, such as bottle,grid; all that are in DATA.")

@@ -173,7 +173,7 @@ def _figure_7() -> list[Row]:
 
 
 def _left_open() -> list[Row]:
-    """Choices that the paper does not make, or otherwise than the defaults here."""
+    """Choices that the paper leaves open, and its own where the defaults here are others."""
     squared = {**DAAD_PLUS.choices, "distance": "squared"}
     heavy = {**squared, "lambda_rec": 5000.0}
     both = {**heavy, "alignment_distance": "squared"}

@@ -192,8 +192,14 @@ def test_runs_of_other_settings_are_not_shown(choices: dict[str, object]) -> Non
     assert show(dataclasses.replace(run, **choices)) == show()
 
 
-def test_a_scale_with_one_network_is_left_out_where_another_compares_several() -> None:
-    one = made("daad", "bottle", 0.95, scale="small-256", image_size=256, width=8)
+@pytest.mark.parametrize(
+    ("scale", "choices"),
+    [("small-256", {"image_size": 256, "width": 8}), ("small-120", {"epochs": 120})],
+)
+def test_a_scale_with_one_network_is_left_out_where_another_compares_several(
+    scale: str, choices: dict[str, int]
+) -> None:
+    one = made("daad", "bottle", 0.95, scale=scale, **choices)
     several = [made("daad", "bottle", 0.9), made("ae", "bottle", 0.8)]
     (alone,) = tables(section(show(one), "Table 3"))
     assert alone[1][2] == "0.950 (0.975)"

@@ -26,7 +26,7 @@ from daad.training import Trainer, train
     "choices",
     [
         {},
-        {"gan_loss": "minimax", "distance": "l2"},
+        {"gan_loss": "minimax"},
         {"alignment_distance": "squared"},
         {"distance": "squared", "lambda_rec": 5000.0},
         {"alignment_trains_discriminator": False, "feature": "extractor"},
