@@ -88,6 +88,7 @@ def _areas(found: report.Findings, labels: Tensor, members: Tensor) -> dict[str,
     return {
         "image_auroc": image_auroc(found.scores[members], labels[members]),
         "image_auroc_peak": image_auroc(found.peaks[members], labels[members]),
+        "image_auroc_brightness": image_auroc(found.raw.brightness[members], labels[members]),
         "pixel_auroc": pixel_auroc(found.raw.error_maps[marked], found.masks[marked]),
     }
 
@@ -109,11 +110,21 @@ def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
 
 def _write_scores(path: Path, found: report.Findings) -> None:
-    columns = _score_columns(found.raw, found.scores)
-    header = ("path", "label", "defect", "reconstruction", "alignment", "score", "peak")
+    header = (
+        "path",
+        "label",
+        "defect",
+        "reconstruction",
+        "alignment",
+        "score",
+        "peak",
+        "brightness",
+    )
+    scores = _score_columns(found.raw, found.scores)
+    others = zip(found.peaks.tolist(), found.raw.brightness.tolist(), strict=True)
     rows = [
-        (sample.name, sample.label, sample.defect, *values, peak)
-        for sample, values, peak in zip(found.samples, columns, found.peaks.tolist(), strict=True)
+        (sample.name, sample.label, sample.defect, *values, *more)
+        for sample, values, more in zip(found.samples, scores, others, strict=True)
     ]
     write_csv(path, header, rows)
 

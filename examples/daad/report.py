@@ -220,7 +220,7 @@ h1 {{ margin: 0; font-size: 28px; font-weight: 600; }}
 h2 {{ margin: 48px 0 12px; font-size: 18px; font-weight: 600; }}
 p {{ margin: 4px 0 0; color: #5d6873; }}
 .areas {{ display: flex; flex-wrap: wrap; gap: 16px; margin-top: 28px; }}
-.area {{ flex: 1 1 200px; padding: 16px 20px; border: 1px solid #e1e5e9; border-radius: 8px; }}
+.area {{ flex: 1 1 170px; padding: 16px 20px; border: 1px solid #e1e5e9; border-radius: 8px; }}
 .area b {{ display: block; font-size: 36px; line-height: 1.3; font-weight: 600;
   font-variant-numeric: tabular-nums; }}
 table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
@@ -268,6 +268,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
     ]
     if counts["masks"]:
         areas.append(("pixel AUROC", metrics["pixel_auroc"]))
+    areas.append(("by brightness, no network", metrics["image_auroc_brightness"]))
     if "oracle_image_auroc" in metrics:
         best = metrics["oracle_epoch"]
         name = f"oracle: image AUROC of epoch {best}, the best one, chosen on the test set"

@@ -29,12 +29,14 @@ class Raw:
     alignment: (n,) float64, L(x) of Eq. 7; None without a discriminator.
     error_maps: (n, S, S) float32, squared difference averaged over the channels.
     reconstructions: (n, 3, S, S) uint8.
+    brightness: (n,) float64, the mean of a picture's own values, 0 for black and 1 for white.
     """
 
     reconstruction: Tensor
     alignment: Tensor | None
     error_maps: Tensor
     reconstructions: Tensor
+    brightness: Tensor
 
 
 def score_pictures(
@@ -58,12 +60,13 @@ def score_pictures(
             stop = min(start + config.batch_size, len(pictures))
             x = pictures.batch(torch.arange(start, stop), device)
             parts.append(_score_batch(generator, discriminator, x, config))
-    reconstruction, alignment, error_maps, reconstructions = zip(*parts, strict=True)
+    reconstruction, alignment, error_maps, reconstructions, brightness = zip(*parts, strict=True)
     raw = Raw(
         torch.cat(reconstruction),
         None if discriminator is None else torch.cat(alignment),
         torch.cat(error_maps),
         torch.cat(reconstructions),
+        torch.cat(brightness),
     )
     for scores in (raw.reconstruction, raw.alignment):
         if scores is not None and not torch.isfinite(scores).all():
@@ -76,7 +79,7 @@ def score_pictures(
 
 def _score_batch(
     generator: nn.Module, discriminator: nn.Module | None, x: Tensor, config: Config
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
     dtype = AUTOCAST.get(config.precision)
     alignment = None
     with torch.autocast("cuda", dtype, enabled=x.is_cuda and dtype is not None):
@@ -89,7 +92,8 @@ def _score_batch(
     reconstruction = distances(x, x_hat, config.distance).cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
     picture = ((x_hat + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return reconstruction, alignment, error_map.cpu(), picture.cpu()
+    brightness = (x.mean(dim=(1, 2, 3)).cpu().double() + 1) / 2
+    return reconstruction, alignment, error_map.cpu(), picture.cpu(), brightness
 
 
 @contextmanager

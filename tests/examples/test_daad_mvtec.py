@@ -61,6 +61,7 @@ def test_a_run_folder_holds_what_it_should(trained):
         "alignment",
         "score",
         "peak",
+        "brightness",
     ]
     assert len(scores) == 4 + 3 * 3
     metrics = json.loads((run / "metrics.json").read_text())

@@ -28,7 +28,10 @@ NETWORK = {
     "num_items": 4,
     "batch_size": 3,
 }
-SCORE_COLUMNS = ["path", "label", "defect", "reconstruction", "alignment", "score", "peak"]
+SCORE_COLUMNS = [
+    *("path", "label", "defect"),
+    *("reconstruction", "alignment", "score", "peak", "brightness"),
+]
 
 
 def save_picture(path: Path, seed: int, spot: int = 0) -> None:
@@ -124,9 +127,10 @@ def test_evaluation_without_a_discriminator(tmp_path: Path, category: Category) 
     assert metrics["counts"] == {"good": 3, "anomalous": 3, "masks": 2}
     assert "oracle_image_auroc" not in metrics
     assert metrics["image_auroc"] == pytest.approx(count_pairs(scores[3:], scores[:3]), abs=1e-6)
-    tops = np.array([float(row["peak"]) for row in rows])
-    expected = count_pairs(tops[3:], tops[:3])
-    assert metrics["image_auroc_peak"] == pytest.approx(expected, abs=1e-6)
+    for name in ("peak", "brightness"):
+        values = np.array([float(row[name]) for row in rows])
+        expected = count_pairs(values[3:], values[:3])
+        assert metrics[f"image_auroc_{name}"] == pytest.approx(expected, abs=1e-6)
     defects = metrics["defects"]
     assert list(defects) == ["hole", "scratch"]
     assert [defects[name]["count"] for name in defects] == [1, 2]

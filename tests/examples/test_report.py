@@ -24,6 +24,7 @@ METRICS: dict[str, Any] = {
     "kind": "defect",
     "image_auroc": 0.97531,
     "image_auroc_peak": 0.91357,
+    "image_auroc_brightness": 0.45397,
     "pixel_auroc": None,
     "counts": {"good": 20, "anomalous": 63, "masks": 61},
     "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": 0.87654}},
@@ -50,7 +51,8 @@ def make_findings(counts: dict[str, int], *, masks: bool = True) -> Findings:
     marked = torch.zeros(n, size, size, dtype=torch.bool)
     marked[labels == 1, 4:8, 4:8] = masks
     reconstruction = torch.rand(n, generator=random, dtype=torch.float64) + labels
-    raw = Raw(reconstruction, None, error_maps, (x * 100 + 128).to(torch.uint8))
+    pixels = (x * 100 + 128).to(torch.uint8)
+    raw = Raw(reconstruction, None, error_maps, pixels, torch.rand(n, generator=random))
     known = (labels == 0) | masks
     return Findings(samples, TensorPictures(x), raw, reconstruction, marked, known)
 
@@ -202,6 +204,7 @@ def test_page_says_what_was_measured(tmp_path) -> None:
     assert "20 good and 63 anomalous pictures; the defect is marked in 61" in page
     assert "<b>0.975</b>image AUROC" in page
     assert "<b>0.914</b>by the error" in page
+    assert "<b>0.454</b>by brightness, no network" in page
     assert "<b>&ndash;</b>pixel AUROC" in page
     row = "<td>broken_large</td><td>20</td><td>0.988</td><td>0.877</td>"
     assert row in page

@@ -32,6 +32,7 @@ def raw_of(reconstruction: list[float], alignment: list[float] | None = None) ->
         None if alignment is None else torch.tensor(alignment, dtype=torch.float64),
         torch.zeros(n, 2, 2),
         torch.zeros(n, 3, 2, 2, dtype=torch.uint8),
+        torch.zeros(n, dtype=torch.float64),
     )
 
 
@@ -98,6 +99,15 @@ def test_scores_of_a_known_reconstruction() -> None:
     # (c / 2 + 1) * 127.5
     assert raw.reconstructions.shape == (5, 3, 4, 4)
     assert raw.reconstructions[:, 0, 0, 0].tolist() == [140, 102, 178, 191, 128]
+
+
+def test_brightness_is_the_pictures_own_mean() -> None:
+    x = torch.zeros(3, 3, 2, 2)  # half of the way from black to white
+    x[1, 0] = 1.0  # one channel of three is white
+    x[2, :, 0, 0] = -1.0  # one pixel of four is black
+    raw = score_pictures(Halve(), None, TensorPictures(x), Config(batch_size=2), CPU)
+    assert raw.brightness.dtype == torch.float64
+    assert raw.brightness.tolist() == pytest.approx([0.5, 2 / 3, 0.375], rel=1e-6)
 
 
 def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
