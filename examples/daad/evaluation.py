@@ -111,14 +111,8 @@ def oracle(history: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
 def _write_scores(path: Path, found: report.Findings) -> None:
     header = (
-        "path",
-        "label",
-        "defect",
-        "reconstruction",
-        "alignment",
-        "score",
-        "peak",
-        "brightness",
+        *("path", "label", "defect"),
+        *("reconstruction", "alignment", "score", "peak", "brightness"),
     )
     scores = _score_columns(found.raw, found.scores)
     others = zip(found.peaks.tolist(), found.raw.brightness.tolist(), strict=True)
