@@ -101,11 +101,15 @@ def evaluate(
     gamma: Gamma = None,
     scaling: Scaling = None,
     batch_norm: BatchNorm = None,
+    even_light: Annotated[
+        bool,
+        typer.Option("--even-light", help="Make each test picture as bright as those of training."),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
     choices = given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
-    _show([evaluate_run(run, device, root, **choices)], [run])
+    _show([evaluate_run(run, device, root, even_light=even_light, **choices)], [run])
 
 
 @app.command(name="predict")

@@ -16,6 +16,7 @@ from daad.checkpoint import NAME, load_models, save_checkpoint
 from daad.data import SUFFIXES, Category, Pictures, load_masks, table_place
 from daad.errors import UserError
 from daad.files import write_atomically, write_csv, write_json, write_means
+from daad.light import EvenLight, mean_brightness
 from daad.scoring import Raw, Scale, fuse, image_auroc, pixel_auroc, score_pictures
 
 METRICS = "metrics.json"
@@ -26,6 +27,8 @@ def evaluate(
     category: Category,
     device: torch.device,
     pictures: batches.Pictures | None = None,
+    *,
+    even_light: bool = False,
     **choices: Any,
 ) -> dict[str, Any]:
     """Score the test set of `category` with the checkpoint in `run`, and write what was found.
@@ -34,12 +37,16 @@ def evaluate(
     R and L are scaled over the test set, or with `config.scaling` "normals" by the ranges in the
     checkpoint. UserError where that has none. `choices` are fields of `Config` that only matter
     here (gamma, scaling, batch_norm), to be other than in training. `pictures` is the test set
-    where it has been decoded already.
+    where it has been decoded already. `even_light` makes all of it as bright as the training
+    pictures are on average, where brightness tells good from anomalous before any network does.
     """
     config, generator, discriminator, checkpoint = load_models(run, device)
     config = dataclasses.replace(config, **choices).resolve()
     stored = _stored_scale(run, checkpoint) if config.scaling == "normals" else None
     pictures = pictures or category.pictures(category.test, config.image_size)
+    if even_light:
+        normal = category.pictures(category.train, config.image_size)
+        pictures = EvenLight(pictures, mean_brightness(normal))
     raw = score_pictures(generator, discriminator, pictures, config, device)
     scale = stored or Scale.of(raw, "test")
     scores = fuse(raw, scale, config.gamma)
@@ -54,6 +61,7 @@ def evaluate(
         "scaling": scale.source,
         "gamma": config.gamma,
         "batch_norm": config.batch_norm,
+        "even_light": even_light,
         "kind": category.kind,
         **_metrics(found),
         **oracle(history, "image_auroc"),

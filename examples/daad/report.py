@@ -80,7 +80,7 @@ def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
 def _reconstructions(findings: Findings) -> Figure:
     rows = pick_rows(findings.samples, findings.scores)
     shown = findings.pictures.batch(torch.tensor(rows), "cpu")
-    inputs = ((shown + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    inputs = ((shown + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
     outputs = findings.raw.reconstructions[rows].permute(0, 2, 3, 1).numpy()
     errors = findings.raw.error_maps[rows].numpy()
     truth = any(sample.mask for sample in findings.samples)
@@ -262,6 +262,8 @@ def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
         f"anomalous pictures{marked}. "
         f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
     )
+    if metrics["even_light"]:
+        subtitle += " Each test picture was made as bright as the training pictures are on average."
     areas = [
         ("image AUROC", metrics["image_auroc"]),
         ("by the error's peak", metrics["image_auroc_peak"]),

@@ -97,10 +97,10 @@ def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
     try:
         metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
         differ = settings_that_differ(read_settings(run, subject)["config"], config)
-        whole = metrics["epoch"] >= config.epochs and (
-            (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
-            == (config.gamma, config.batch_norm, config.scaling == "test")
-        )
+        choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
+        as_trained = choices == (config.gamma, config.batch_norm, config.scaling == "test")
+        evened = metrics.get("even_light", False)  # videos, and runs of before, do not have it
+        whole = metrics["epoch"] >= config.epochs and as_trained and not evened
     except (OSError, KeyError, TypeError, ValueError, UserError):
         return None
     return metrics if whole and not differ else None
@@ -118,7 +118,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a trained run again, on the category it was trained on.
 
-    `root` where its data has moved to; `choices` are fields of `Config` that matter at test only.
+    `root` where its data has moved to; `choices` as for `evaluate`.
     """
     settings = read_settings(run, "category")["data"]
     category = load_category(root or Path(settings["root"]), settings["category"])

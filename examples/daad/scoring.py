@@ -14,6 +14,7 @@ from torchmetrics.functional.classification import binary_auroc
 from daad.batches import Pictures
 from daad.config import Config
 from daad.errors import UserError
+from daad.light import brightness
 from daad.losses import distances
 
 AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
@@ -29,7 +30,7 @@ class Raw:
     alignment: (n,) float64, L(x) of Eq. 7; None without a discriminator.
     error_maps: (n, S, S) float32, squared difference averaged over the channels.
     reconstructions: (n, 3, S, S) uint8.
-    brightness: (n,) float64, the mean of a picture's own values, 0 for black and 1 for white.
+    brightness: (n,) float64, see `daad.light`; of the pictures, whatever is made of them.
     """
 
     reconstruction: Tensor
@@ -60,13 +61,13 @@ def score_pictures(
             stop = min(start + config.batch_size, len(pictures))
             x = pictures.batch(torch.arange(start, stop), device)
             parts.append(_score_batch(generator, discriminator, x, config))
-    reconstruction, alignment, error_maps, reconstructions, brightness = zip(*parts, strict=True)
+    reconstruction, alignment, error_maps, reconstructions, bright = zip(*parts, strict=True)
     raw = Raw(
         torch.cat(reconstruction),
         None if discriminator is None else torch.cat(alignment),
         torch.cat(error_maps),
         torch.cat(reconstructions),
-        torch.cat(brightness),
+        torch.cat(bright),
     )
     for scores in (raw.reconstruction, raw.alignment):
         if scores is not None and not torch.isfinite(scores).all():
@@ -92,8 +93,7 @@ def _score_batch(
     reconstruction = distances(x, x_hat, config.distance).cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
     picture = ((x_hat + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    brightness = (x.mean(dim=(1, 2, 3)).cpu().double() + 1) / 2
-    return reconstruction, alignment, error_map.cpu(), picture.cpu(), brightness
+    return reconstruction, alignment, error_map.cpu(), picture.cpu(), brightness(x)
 
 
 @contextmanager

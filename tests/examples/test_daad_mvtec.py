@@ -11,6 +11,8 @@ import torch
 from scripts import call, refused, table
 
 import daad_mvtec
+from daad.config import Config
+from daad.runs import finished
 from daad.synthetic import make_dataset
 
 # Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
@@ -103,6 +105,17 @@ def test_evaluate_can_weigh_the_scores_anew(trained, tmp_path):
     for row in table(run / "scores.csv"):
         share = (float(row["reconstruction"]) - low) / (high - low)
         assert float(row["score"]) == pytest.approx(share)
+
+
+def test_evaluate_can_even_the_light(trained, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
+    done = script("evaluate", "--run", run, "--even-light", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["image_auroc_brightness"] == 0.5
+    config = Config.from_dict(json.loads((run / "config.json").read_text())["config"])
+    assert finished(trained[0] / "gear", config, "category") is not None
+    assert finished(run, config, "category") is None
 
 
 def test_predict_scores_any_folder(trained, data, tmp_path):

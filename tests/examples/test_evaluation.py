@@ -181,6 +181,26 @@ def test_scores_with_a_discriminator_are_equation_7(tmp_path: Path, category: Ca
     np.testing.assert_allclose([float(row["score"]) for row in rows], expected, rtol=1e-12)
 
 
+def test_even_light_leaves_brightness_nothing_to_tell(tmp_path: Path, category: Category) -> None:
+    run = make_run(tmp_path / "run")
+    assert evaluate(run, category, CPU)["image_auroc_brightness"] == 1.0
+    before = read_csv(run / "scores.csv")
+    metrics = evaluate(run, category, CPU, even_light=True)
+    assert metrics["even_light"] is True
+    assert metrics["image_auroc_brightness"] == 0.5
+    assert "as bright as" in (run / "report.html").read_text(encoding="utf-8")
+
+    rows = read_csv(run / "scores.csv")
+    paths = sorted((tmp_path / "data" / "toy" / "train" / "good").iterdir())
+    normal = np.mean([np.asarray(Image.open(path)).mean() / 255 for path in paths])
+    (evened,) = {float(row["brightness"]) for row in rows}
+    assert evened == pytest.approx(normal, abs=1e-4)
+    assert all(
+        row["reconstruction"] != old["reconstruction"]
+        for row, old in zip(rows, before, strict=True)
+    )
+
+
 def test_all_files_are_there_and_no_temporary_ones(tmp_path: Path, category: Category) -> None:
     run = make_run(tmp_path / "run", history=[history_row(1), history_row(2)])
     evaluate(run, category, CPU)

@@ -21,6 +21,7 @@ METRICS: dict[str, Any] = {
     "category": "bottle",
     "epoch": 1000,
     "scaling": "test",
+    "even_light": False,
     "kind": "defect",
     "image_auroc": 0.97531,
     "image_auroc_peak": 0.91357,
@@ -211,6 +212,14 @@ def test_page_says_what_was_measured(tmp_path) -> None:
     assert "<dt>division</dt><dd>8, 8, 1</dd>" in page
     assert "<dt>lr</dt><dd>0.0002</dd>" in page
     assert "oracle" not in page
+
+
+def test_page_says_where_light_was_made_even(tmp_path) -> None:
+    write_report(tmp_path, METRICS, Config())
+    assert "as bright as" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+    write_report(tmp_path, METRICS | {"even_light": True}, Config())
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "made as bright as the training pictures" in page
 
 
 def test_page_without_masks_speaks_of_none(tmp_path) -> None:
