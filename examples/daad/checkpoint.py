@@ -16,8 +16,17 @@ RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, text, lists and dicts of them) whole or not at all."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    """Write `state` (tensors, numbers, text, lists and dicts of them) whole or not at all.
+
+    UserError where it cannot be written; the one of before stays.
+    """
+    try:
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of PyTorch's writer
+        raise UserError(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}); make room on that disk, "
+            f"or give a folder on another; what was written before is whole"
+        ) from error
 
 
 def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Config:
             division=self.division or (PIXEL if pixel else (8, 8, 1)),
             discriminator=discriminator,
             distance=self.distance or ("l2" if discriminator else "squared"),
-            lr=self.lr or default_lr,
+            lr=default_lr if self.lr is None else self.lr,
         )
         config._check()
         return config
@@ -203,6 +203,8 @@ class Config:
             _check_at_least(name, getattr(self, name), 0, strict=False)
         if self.threshold is not None:
             _check_at_least("threshold", self.threshold, 0, strict=False)
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed {self.seed}: give a whole number from 0 to 2^63 - 1")
         if not 0 <= self.held_out < 1:
             raise UserError(f"--held-out {self.held_out:g}: a share of at least 0 and below 1")
         if not 0 <= self.gamma <= 1:
@@ -270,8 +272,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _check_at_least(name: str, value: Any, low: float, *, strict: bool) -> None:
-    if value < low or (strict and value == low):
+    if not math.isfinite(value) or value < low or (strict and value == low):
         option = name.replace("_", "-")
-        raise UserError(
-            f"--{option} {value:g}: must be {'above' if strict else 'at least'} {low:g}"
-        )
+        bound = "above" if strict else "at least"
+        raise UserError(f"--{option} {value:g}: must be {bound} {low:g}, and finite")

@@ -112,9 +112,12 @@ def _parameter(field: dataclasses.Field[Any], default: Any) -> inspect.Parameter
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None) -> None:
-    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input."""
+    """The script on `arguments`; ends with SystemExit, code 2 after one line for bad input.
+
+    A file or folder that cannot be read or written is bad input too: the system's words name it.
+    """
     try:
         app(arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -47,6 +47,24 @@ def test_seed_decides_the_run(trained: Path, tmp_path: Path) -> None:
     assert not torch.equal(other["generator"][key], again["generator"][key])
 
 
+@pytest.mark.parametrize("error", [OSError("No space left on device"), RuntimeError("a\nb")])
+def test_a_full_disk_leaves_the_checkpoint_of_before(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = {"config": {}, "epoch": 1, "generator": {}}
+    save_checkpoint(tmp_path / NAME, state)
+
+    def fail(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(UserError, match=r"checkpoint.ckpt: cannot be written \((No space|a\))"):
+        save_checkpoint(tmp_path / NAME, state | {"epoch": 2})
+    assert load_checkpoint(tmp_path / NAME) == state
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+
+
 @pytest.mark.parametrize("variant", ["daad", "daad+"])
 def test_resumed_run_is_the_unbroken_run_bit_for_bit(variant: str, tmp_path: Path) -> None:
     c = config(variant=variant, epochs=4)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -76,6 +77,11 @@ def test_a_configuration_survives_json(variant):
         ({"levels": 5}, "--levels 5: Table 7 has 4 levels"),
         ({"epochs": 0}, "--epochs 0: must be above 0"),
         ({"lr": -1.0}, "--lr -1: must be above 0"),
+        ({"lr": 0.0}, "--lr 0: must be above 0"),
+        ({"lr": math.nan}, "--lr nan: must be above 0, and finite"),
+        ({"temperature": math.nan}, "--temperature nan: must be above 0, and finite"),
+        ({"lambda_rec": math.inf}, "--lambda-rec inf: must be at least 0, and finite"),
+        ({"seed": 2**63}, "--seed 9223372036854775808: give a whole number from 0"),
         ({"lambda_ali": -1.0}, "--lambda-ali -1: must be at least 0"),
         ({"threshold": -1.0}, "--threshold -1: must be at least 0"),
         ({"held_out": 1.0}, "--held-out 1: a share of at least 0 and below 1"),
