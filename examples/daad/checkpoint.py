@@ -52,7 +52,7 @@ def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
     return state
 
 
-def settings_that_differ(stored: dict[str, Any], config: Config) -> list[str]:
+def settings_that_differ(stored: Any, config: Config) -> list[str]:
     """What a run with the settings `stored` cannot go on with in `config`: names and both values."""
     before, now = Config.from_dict(stored).to_dict(), config.to_dict()
     return [
@@ -63,7 +63,7 @@ def settings_that_differ(stored: dict[str, Any], config: Config) -> list[str]:
     ]
 
 
-def require_same_settings(path: Path, stored: dict[str, Any], config: Config) -> None:
+def require_same_settings(path: Path, stored: Any, config: Config) -> None:
     """UserError where the settings `stored` in the file `path` are not those of `config`."""
     changed = settings_that_differ(stored, config)
     if changed:

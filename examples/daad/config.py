@@ -228,8 +228,13 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Config":
-        """Read back what `to_dict` gave (or its JSON, where tuples have become lists)."""
+    def from_dict(cls, content: Any) -> "Config":
+        """Read back what `to_dict` gave (or its JSON, where tuples have become lists).
+
+        UserError where it is no such thing.
+        """
+        if not isinstance(content, dict):
+            raise UserError("the run's configuration is damaged; train again into a new folder")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(content) - known)
         if unknown:

@@ -23,6 +23,7 @@ from torch import Tensor
 from daad import batches
 from daad.batches import StoredPictures, to_floats
 from daad.errors import UserError
+from daad.files import fingerprint
 
 GOOD = "good"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -73,8 +74,13 @@ class Category:
 
     @property
     def source(self) -> dict[str, str]:
-        """What a run writes down to find the category again."""
-        return {"root": str(self.root.resolve()), "category": self.name}
+        """What a run writes down to find the category again, and to know it by."""
+        samples = [*self.train, *self.test]
+        paths = [path for one in samples for path in (one.path, one.mask) if path is not None]
+        return {
+            **{"root": str(self.root.resolve()), "category": self.name},
+            "fingerprint": fingerprint(self.root, paths),
+        }
 
     def pictures(self, samples: Sequence[Sample], image_size: int) -> batches.Pictures:
         """The pictures of some of the category's samples, `image_size` squared."""

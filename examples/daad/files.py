@@ -1,6 +1,7 @@
 """Files that are whole or absent: everything is written to a temporary name, then renamed."""
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,17 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fingerprint(root: Path, paths: Iterable[Path]) -> str:
+    """A short word for the files `paths`, by their names below `root` and their sizes.
+
+    Their content is not read: it is there to notice other data, not damage.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -54,7 +54,10 @@ class OneClass(Category):
     @property
     def source(self) -> dict[str, str]:
         root = str(self.dataset.root.resolve())
-        return {"root": root, "dataset": self.dataset.name, "class": self.normal}
+        return {
+            **{"root": root, "dataset": self.dataset.name, "class": self.normal},
+            "fingerprint": self.dataset.fingerprint,
+        }
 
     def pictures(self, samples: Sequence[Sample], image_size: int) -> StoredPictures:
         """The pictures of some rows of one split, as `to_square` makes them."""

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def run_category(
     resume = resume and (run / NAME).exists()
     if resume:
         checkpoint_to_resume(run / NAME, config)
+        require_same_data(run, category.source)
     if is_first_process():  # nothing is written before all that can be checked is
         write_settings(run, config, category.source, hardware, resume=resume)
     train(
@@ -92,11 +93,12 @@ def run_category(
 def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
     """The metrics in `run` where it came to its end with the settings `config` (resolved).
 
-    subject: see `read_settings`. None as well where it was evaluated with other choices since.
+    subject: see `read_settings`. None as well where it was evaluated with other choices since, and
+    where its metrics or settings are damaged.
     """
     try:
         metrics: dict[str, Any] = json.loads((run / METRICS).read_text(encoding="utf-8"))
-        differ = settings_that_differ(read_settings(run, subject)["config"], config)
+        differ = settings_that_differ(read_settings(run, subject).get("config"), config)
         choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
         as_trained = choices == (config.gamma, config.batch_norm, config.scaling == "test")
         evened = metrics.get("even_light", False)  # videos, and runs of before, do not have it
@@ -109,8 +111,26 @@ def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
 def require_resumable(run: Path, config: Config, subject: str) -> None:
     """UserError where training has begun in `run` with other settings than `config` (resolved)."""
     if (run / NAME).exists():
-        stored = read_settings(run, subject)["config"]
+        stored = read_settings(run, subject).get("config")
         require_same_settings(run / SETTINGS, stored, config)
+
+
+def require_same_data(run: Path, source: Mapping[str, str]) -> None:
+    """UserError where training has begun in `run` on other data than that of `source`.
+
+    Wherever it lies: what is compared is the fingerprint, which runs of before do not have.
+    """
+    try:
+        data = json.loads((run / SETTINGS).read_text(encoding="utf-8"))["data"]
+        before = data["fingerprint"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return
+    if before != source["fingerprint"]:
+        raise UserError(
+            f"{run}: was trained on other data, then in {data.get('root')}: its files have other "
+            f"names, sizes or contents than those in {source['root']}; give that data, or "
+            f"train into a new folder"
+        )
 
 
 def evaluate_run(

@@ -63,6 +63,7 @@ def train(
     if state is not None and state["epoch"] >= config.epochs:
         if console is not None:
             console.print(f"nothing left to train: {run} is at epoch {state['epoch']}")
+            History(run / "history.csv", state["history"]).write(always=True)  # if it was lost
     else:
         trainer = Trainer(config, fabric, run, state)
         trainer.fit(pictures, scorer, console, deadline)

@@ -19,6 +19,7 @@ from torch import Tensor
 from daad.batches import Pictures
 from daad.data import list_folders, list_pictures, natural_order, picture_suffixes
 from daad.errors import UserError
+from daad.files import fingerprint
 from daad.frame_labels import MASKS, find_labels, load_labels
 
 TRAINING, TESTING = Path("training", "frames"), Path("testing", "frames")
@@ -50,6 +51,14 @@ class Video:
     def name(self) -> str:
         """The name of the root folder, such as `ped2`."""
         return os.path.basename(os.path.abspath(self.root))  # not that of what it is a link to
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What a run writes down to find the video again, and to know it by."""
+        return {
+            **{"root": str(self.root.absolute()), "labels": str(self.label_source.resolve())},
+            "fingerprint": fingerprint(self.root, all_frames([*self.train, *self.test])),
+        }
 
 
 def load_video(root: Path, labels: Path | None = None) -> Video:

@@ -19,7 +19,13 @@ from daad.frame_scores import FrameScores, frame_auroc, score_frames
 from daad.model import Discriminator, Generator
 from daad.plotting import save_figure
 from daad.report import draw_history
-from daad.runs import Hardware, claim_folders, read_settings, write_settings
+from daad.runs import (
+    Hardware,
+    claim_folders,
+    read_settings,
+    require_same_data,
+    write_settings,
+)
 from daad.scoring import image_auroc
 from daad.training import Scorer, train
 from daad.video import Video, all_frames, load_video
@@ -67,11 +73,11 @@ def run_video(
     resume = resume and (run / NAME).exists()
     if resume:
         checkpoint_to_resume(run / NAME, config)
+        require_same_data(run, video.source)
     learned = Pictures(all_frames(video.train), config.image_size)
     tested = Pictures(all_frames(video.test), config.image_size)
     if is_first_process():  # nothing is written before all that can be checked is
-        data = {"root": str(video.root.absolute()), "labels": str(video.label_source.resolve())}
-        write_settings(run, config, data, hardware, resume=resume)
+        write_settings(run, config, video.source, hardware, resume=resume)
     scorer = _scorer(config, video, tested) if config.evaluate_every else None
     train(
         config,

@@ -14,7 +14,7 @@ from daad.config import Config
 from daad.data import Category, available_memory
 from daad.errors import OutOfTime, UserError
 from daad.oneclass import OneClass
-from daad.runs import Hardware, require_resumable, run_category
+from daad.runs import Hardware, require_resumable, require_same_data, run_category
 from daad.video import Video
 from daad.video_runs import run_video
 from paper.records import is_finished, run_folder
@@ -88,19 +88,22 @@ def missing_jobs(
     """Those that are not finished, each once; all are looked at before hours go into the first.
 
     known: folders of runs that were finished elsewhere, whose results are there without them.
-    UserError where one has begun with other settings.
+    UserError where one has begun with other settings, or was trained on other data.
     """
     unique = list({job.run: job for job in jobs}.values())
     missing = [job for job in unique if not (job.run in known or job.finished)]
-    for job in missing:
-        _require_resumable(job)
+    for job in unique:
+        if job.run.exists():
+            _require_usable(job, finished=job not in missing)
     console.print(f"{len(unique)} runs: {len(unique) - len(missing)} finished before, kept")
     return missing
 
 
-def _require_resumable(job: Job) -> None:
+def _require_usable(job: Job, *, finished: bool) -> None:
     try:
-        require_resumable(job.run, job.config, "root")
+        require_same_data(job.run, job.subject.source)
+        if not finished:
+            require_resumable(job.run, job.config, "root")
     except UserError as error:
         raise UserError(f"{error}: move {job.run} away, or give another --out") from error
 

@@ -25,6 +25,8 @@ SEED = "seed-"  # begins the name of a run's folder
 _PICTURES = {"R": "reconstruction", "L": "alignment", "R + L": "score", "peak": "peak"}
 _FRAMES = {"R": "score_clip", "R + L": "fused_clip", "global": "score_global"}
 
+Areas = dict[str, float | None]  # AUROC by each of `SCORES`
+
 
 @dataclass(frozen=True)
 class Record:
@@ -90,8 +92,8 @@ def run_folder(out: Path, scale: str, setting: str, subject: str, seed: int) -> 
 
 
 def is_finished(run: Path, config: Config) -> bool:
-    """Whether `run` came to its end with the settings `config`, its scores included."""
-    return finished(run, config, "root") is not None and _areas(run) is not None
+    """Whether `run` came to its end with the settings `config`, and all of it can be read."""
+    return _outcome(run, config) is not None
 
 
 def collect(out: Path) -> list[Record]:
@@ -112,20 +114,20 @@ def _record(run: Path, scale: str, setting: str, subject: str, seed: int) -> lis
     """The record of `run`, or none where it is not finished."""
     try:
         stored = read_settings(run, "root")
-        config = Config.from_dict(stored["config"])
+        config = Config.from_dict(stored.get("config"))
+        outcome = _outcome(run, config)
     except UserError:
         return []
-    metrics = finished(run, config, "root")
-    areas = _areas(run)
-    if metrics is None or areas is None:
+    if outcome is None:
         return []
+    metrics, areas, seconds = outcome
     return [
         Record(
             *(scale, setting, subject, seed),
             *(areas.get(name) for name in SCORES),
             metrics.get("pixel_auroc"),
-            stored["hardware"].get("name", ""),
-            round(_seconds(run / "history.csv") / 60, 1),
+            stored.get("hardware", {}).get("name", ""),
+            round(seconds / 60, 1),
             *choices_of(dataclasses.replace(config, epochs=metrics["epoch"])),
         )
     ]
@@ -152,21 +154,37 @@ def _others(config: Config, has_memory: bool) -> str:
     return " ".join(f"{name}={value}" for name, value in choices if name not in left_out)
 
 
-def _areas(run: Path) -> dict[str, float | None] | None:
-    """AUROCs from the scores of `run`; None where they cannot be read.
+def _outcome(run: Path, config: Config) -> tuple[dict[str, Any], Areas, float] | None:
+    """The metrics of `run`, its AUROCs and the seconds of its training.
 
-    L is None, and R + L is R, without a discriminator.
+    None where it has not come to its end with the settings `config`, or some of it is missing or
+    damaged: it is evaluated again when its turn comes.
     """
+    metrics = finished(run, config, "root")
+    if metrics is None:
+        return None
     try:
         with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
-        video = "psnr" in rows[0]
-        columns = _FRAMES if video else _PICTURES
-        areas = {name: _area(rows, column) for name, column in columns.items()}
-        if video:
-            areas |= _areas_by_clip(rows)
-    except (OSError, IndexError, KeyError, ValueError):
-        return None  # it is evaluated again when its turn comes
+        counts = metrics["counts"]
+        if len(rows) != (counts["frames"] if "frames" in counts else _pictures(counts)):
+            return None  # cut short
+        return metrics, _areas(rows), _seconds(run / "history.csv")
+    except (OSError, IndexError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _pictures(counts: dict[str, int]) -> int:
+    return counts["good"] + counts["anomalous"]
+
+
+def _areas(rows: Sequence[dict[str, str]]) -> Areas:
+    """AUROCs from scores; L is None, and R + L is R, without a discriminator."""
+    video = "psnr" in rows[0]
+    columns = _FRAMES if video else _PICTURES
+    areas = {name: _area(rows, column) for name, column in columns.items()}
+    if video:
+        areas |= _areas_by_clip(rows)
     if areas["R + L"] is None:
         areas["R + L"] = areas["R"]
     return areas
@@ -178,7 +196,7 @@ def _area(rows: Sequence[dict[str, str]], column: str) -> float | None:
     return None if scores is None else image_auroc(scores, _labels(rows))
 
 
-def _areas_by_clip(frames: Sequence[dict[str, str]]) -> dict[str, float | None]:
+def _areas_by_clip(frames: Sequence[dict[str, str]]) -> Areas:
     """What scores.csv has no column for: L scaled over each clip, and the mean within clips."""
     names = dict.fromkeys(frame["clip"] for frame in frames)
     clips = [[frame for frame in frames if frame["clip"] == name] for name in names]

@@ -168,6 +168,9 @@ def test_refusals_before_anything_is_written(data, tmp_path):
     refused(train("--variant", "vae"), "--variant vae", "daad+")
     refused(train("--devices", "2", category="all"), "one category at a time")
     refused(train("--device", "tpu"), "--device tpu")
+    (tmp_path / "file").touch()
+    refused(train(*TINY.split(), "--out", tmp_path / "file" / "out"), "Not a directory", "file/out")
+    (tmp_path / "file").unlink()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -69,6 +69,7 @@ def test_a_run_folder_holds_what_it_should(trained: tuple[Path, str], data: Path
         with Image.open(path) as image:
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
     settings = json.loads((run / "config.json").read_text())
+    assert len(settings["data"].pop("fingerprint")) == 16
     assert settings["data"] == {"root": str(data), "labels": str(data / "frame_labels.npz")}
     assert settings["config"]["flips"] == "none"
     assert settings["config"]["batch_size"] == 4
@@ -199,6 +200,16 @@ def test_resume_goes_on_as_if_unbroken(data: Path, tmp_path: Path) -> None:
     assert done[0] == 0, done[2]
     for name in ("scores.csv", "metrics.json"):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "broken" / name).read_text()
+
+
+def test_other_frames_are_refused(trained: tuple[Path, str], data: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    moved = shutil.copytree(data, tmp_path / "moved")
+    variant = json.loads((run / "metrics.json").read_text())["variant"]
+    common = ("train", "--root", moved, "--out", run, "--resume", "--variant", variant, *TINY)
+    assert script(*common, cwd=tmp_path).returncode == 0
+    next((moved / "training" / "frames").glob("*/*")).unlink()
+    refused(script(*common, cwd=tmp_path), "was trained on other data", str(moved))
 
 
 def test_the_defaults_are_the_papers(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:

@@ -138,7 +138,9 @@ def test_a_run_of_a_class_is_a_run_like_any_other(trained, mnist):
         "report.html",
     }  # fmt: skip
     stored = settings(run)
+    fingerprint = stored["data"].pop("fingerprint")
     assert stored["data"] == {"root": str(mnist), "dataset": "mnist", "class": "8"}
+    assert fingerprint == settings(trained[0] / "0")["data"]["fingerprint"]
     config = stored["config"]
     assert (config["image_size"], config["division"], config["flips"]) == (32, [1, 1, 1], "none")
     assert config["num_items"] == 16  # the last level has D = 64, the paper's 2048 for N = 500
@@ -279,6 +281,20 @@ def test_runs_that_exist_are_refused_and_kept(trained, mnist, tmp_path):
     other = train(*common, "--classes", "3,8", "--resume", "--seed", 9)
     refused(other, "out/8/config.json: cannot go on with other settings: seed (was 0, now 9)")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_runs_on_other_pixels_are_refused(trained, mnist, tmp_path):
+    """As where the official files take the place of a copy of theirs, of the same sizes."""
+    out = shutil.copytree(trained[0], tmp_path / "out")
+    moved = shutil.copytree(mnist, tmp_path / "moved")
+    common = ("--dataset", "mnist", "--out", out, "--classes", "0", "--resume", *TINY.split())
+    assert train("--root", moved, *common, "--epochs", 1).returncode == 0
+    pixels = moved / "train-images-idx3-ubyte"
+    content = bytearray(pixels.read_bytes())
+    content[-1] ^= 1
+    pixels.write_bytes(content)
+    done = train("--root", moved, *common, "--epochs", 1)
+    refused(done, f"{out / '0'}: was trained on other data, then in {mnist}")
 
 
 def test_the_script_itself_refuses_in_one_line(tmp_path):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,58 @@ def test_what_was_removed_is_run_again(
     trained = noted(monkeypatch)
     assert "16 runs: 15 finished before" in said(script(*asked(data), cwd=tmp_path))
     assert trained == ["ae, bottle, seed 0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("history.csv", None),
+        ("scores.csv", lambda text: text[: text.rindex("test/")]),  # without its last line
+        ("scores.csv", lambda text: text.replace(",0,", ",x,")),
+        ("metrics.json", lambda text: text[:-9]),
+    ],
+)
+def test_a_damaged_run_is_made_whole_again(
+    name: str, damage: Callable[[str], str] | None, whole: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    file = tmp_path / "out" / "small" / "ae" / "bottle" / "seed-0" / name
+    before = file.read_text()
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_text(damage(before))
+        assert file.read_text() != before
+    assert "16 runs: 15 finished before" in said(script(*asked(data), cwd=tmp_path))
+    assert file.read_text() == before
+    assert "16 runs: 16 finished before" in said(script(*asked(data), cwd=tmp_path))
+    assert without_time(results(tmp_path)) == without_time(results(whole))
+
+
+@pytest.mark.parametrize("settings", [{"config": 3}, {"config": None}, {"hardware": {}}])
+def test_a_run_with_damaged_settings_is_named(
+    settings: dict[str, Any], whole: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    file = tmp_path / "out" / "small" / "ae" / "bottle" / "seed-0" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    done = script(*asked(data), cwd=tmp_path)
+    if "config" in settings:
+        refused(done, "configuration is damaged", "move out/small/ae/bottle/seed-0 away")
+    else:
+        assert "16 runs: 16 finished before" in said(done)
+
+
+def test_runs_on_other_data_are_refused(whole: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole / "out", tmp_path / "out")
+    moved = shutil.copytree(data, tmp_path / "moved")
+    assert "16 runs: 16 finished before" in said(script(*asked(moved), cwd=tmp_path))
+    (moved / "mvtec" / "bottle" / "train" / "good" / "000.png").unlink()
+    refused(
+        script(*asked(moved), cwd=tmp_path),
+        "seed-0: was trained on other data",
+        f"those in {moved / 'mvtec'}",
+    )
 
 
 def test_runs_of_other_settings_are_refused(whole: Path, data: Path, tmp_path: Path) -> None:
