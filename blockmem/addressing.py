@@ -69,7 +69,7 @@ def address(queries: Tensor, memory: Tensor, how: Addressing) -> Tensor:
     Computed and returned in `compute_dtype`.
     """
     dtype = compute_dtype(queries.dtype)
-    cosine = _unit(queries.to(dtype)) @ _unit(memory.to(dtype)).mT
+    cosine = _unit(queries.to(dtype)) @ _unit(memory.to(dtype)).transpose(0, 1)  # ONNX has no mT
     weights = torch.softmax(cosine / how.temperature, dim=-1)
     weights = torch.where(weights < how.cutoff, 0.0, weights)  # so that NaN is kept
     if how.renormalize:

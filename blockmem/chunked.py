@@ -43,7 +43,6 @@ def read_blocks(
     block_shape: Sequence[int],
     how: Addressing,
     keep: bool = False,
-    inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The new map, in the memory format of `x`, and logits `(B * Q * N,)`, if they are kept.
 
@@ -53,11 +52,9 @@ def read_blocks(
         block_shape: `(c, *s)`.
         how: temperature, threshold, renormalize.
         keep: return logits for the backward.
-        inverse: `inverse_norms` of the memory, where they are known.
     """
     out = torch.empty_like(x)
-    values = _values(memory)
-    inverse = inverse_norms(memory) if inverse is None else inverse
+    values, inverse = _values(memory), inverse_norms(memory)
     items, size = memory.shape
     kept = values.new_empty(kept_size(x.numel() // size, items, size, x.dtype, keep))
     for index, rows, (queries,) in _chunks([x], memory, block_shape):

@@ -104,7 +104,7 @@ def chunks(grid: Sequence[int], rows: int) -> Iterator[tuple[int | slice, ...]]:
 
 def check_block_shape(block_shape: Sequence[int]) -> None:
     """ValueError unless `block_shape` is `(c, *s)` of positive whole numbers, 1 to 3 spatial."""
-    shape = tuple(block_shape)
+    shape = (block_shape,) if isinstance(block_shape, int) else tuple(block_shape)
     if not 2 <= len(shape) <= 4 or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(
             f"block_shape {shape}: expected (c, *s), the channels of a block and its 1, 2 or 3 "

@@ -11,6 +11,7 @@ from blockmem.addressing import AUTOCAST_DEVICES, Addressing, no_autocast
 from blockmem.division import check_block_shape, check_fits, divide
 
 BACKENDS = ("auto", "torch", "triton")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def blockwise_memory(
@@ -52,7 +53,8 @@ def blockwise_memory(
     Raises:
         ValueError: for sizes that do not belong together, settings out of range, and what the
             backend asked for does not take; says why.
-        TypeError: for dtypes that differ or are not floating point.
+        TypeError: for dtypes that differ or are none of those above, and for settings that are
+            tensors.
 
     >>> import torch
     >>> x, memory = torch.randn(2, 8, 16, 16), torch.randn(50, 2 * 4 * 4)
@@ -65,19 +67,14 @@ def blockwise_memory(
 
 
 def read_map(
-    x: Tensor,
-    memory: Tensor,
-    block_shape: Sequence[int],
-    how: Addressing,
-    backend: str,
-    inverse_norms: Tensor | None = None,
+    x: Tensor, memory: Tensor, block_shape: Sequence[int], how: Addressing, backend: str
 ) -> Tensor:
-    """`blockwise_memory` of what was checked; with 1/|m_i| of the items where they are known."""
+    """`blockwise_memory` of what was checked."""
     if _needs_formula(x, memory):
         return ops.straight(x, memory, block_shape, how)
     settings = (how.temperature, how.threshold, how.renormalize, backend)
     keep = torch.is_grad_enabled() and (x.requires_grad or memory.requires_grad)
-    out: Tensor = ops.read_blocks(x, memory, inverse_norms, block_shape, *settings, keep)[0]
+    out: Tensor = ops.read_blocks(x, memory, block_shape, *settings, keep)[0]
     return out
 
 
@@ -109,6 +106,8 @@ def prepare(
     renormalize: bool,
 ) -> tuple[Tensor, Tensor, Addressing]:
     """Map and memory as autocast wants them, and how to address; checked."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x is of {type(x)}: expected a tensor, a map (B, C, *S)")
     check_block_shape(block_shape)
     check_fits(x.shape, block_shape)
     size = math.prod(block_shape)
@@ -123,10 +122,10 @@ def prepare(
             "move the layer or the map"
         )
     x, memory = _autocast(x, memory)
-    if x.dtype != memory.dtype or not x.is_floating_point():
+    if x.dtype != memory.dtype or x.dtype not in DTYPES:
         raise TypeError(
-            f"x is {x.dtype} and memory {memory.dtype}: expected one floating-point dtype; "
-            "convert one of them, or use autocast"
+            f"x is {x.dtype} and memory {memory.dtype}: expected one dtype of float64, float32, "
+            "bfloat16 and float16; convert one of them, or use autocast"
         )
     return x, memory, check_addressing(memory.shape[0], temperature, threshold, renormalize)
 
@@ -134,7 +133,13 @@ def prepare(
 def check_addressing(
     num_items: int, temperature: float, threshold: float | None, renormalize: bool
 ) -> Addressing:
-    """How to address, with the threshold's default 1/N; ValueError for what is out of range."""
+    """How to address, with the threshold's default 1/N; ValueError for what is out of range,
+    TypeError for a tensor."""
+    for name, value in (("temperature", temperature), ("threshold", threshold)):
+        if isinstance(value, Tensor):
+            raise TypeError(
+                f"{name} is a tensor: expected a number; it has no gradient to learn by"
+            )
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature {temperature}: expected a finite number above 0")
     if threshold is None:
@@ -163,11 +168,13 @@ def _autocast(x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _needs_formula(x: Tensor, memory: Tensor) -> bool:
-    """Whether the operations of the formula are wanted, rather than ours: by torch.export and the
-    ONNX exporter, which know no other, and by torch.func's transforms, which go through each."""
+    """Whether the operations of the formula are wanted, rather than ours: by torch.export, the ONNX
+    exporters and torch.jit.trace, which know no other, and by torch.func's transforms, which go
+    through each."""
     if getattr(torch.compiler, "is_exporting", lambda: False)():  # newer than torch 2.6
         return True
     if torch.compiler.is_compiling():
         return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-    return torch.onnx.is_in_onnx_export() or wrapped(x) or wrapped(memory)
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return traced or wrapped(x) or wrapped(memory)

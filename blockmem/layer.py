@@ -3,12 +3,10 @@
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from blockmem.chunked import inverse_norms
 from blockmem.division import DIMENSIONS, check_block_shape, nearest_divisors
 from blockmem.functional import (
     blockwise_address,
@@ -73,18 +71,17 @@ class BlockwiseMemory(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(num_items, int) or num_items < 1:
+        if not hasattr(num_items, "__index__") or num_items < 1:
             raise ValueError(f"num_items {num_items!r}: expected a whole number of at least 1")
         check_block_shape(block_shape)
         check_backend(backend)
         how = check_addressing(num_items, temperature, threshold, renormalize)
-        self.num_items = num_items
+        self.num_items = int(num_items)
         self.block_shape = tuple(block_shape)
         self.temperature = temperature
         self.threshold = threshold
         self.renormalize = renormalize
         self.backend = backend
-        self._norms: tuple[tuple[int, int], Tensor] | None = None
         self.memory = nn.Parameter(
             torch.empty(num_items, math.prod(block_shape), device=device, dtype=dtype)
         )
@@ -142,39 +139,7 @@ class BlockwiseMemory(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         settings = (self.temperature, self.threshold, self.renormalize)
         x, memory, how = prepare(x, self.memory, self.block_shape, *settings)
-        norms = self._known_norms() if memory is self.memory else None  # autocast makes another
-        return read_map(x, memory, self.block_shape, how, self.backend, norms)
-
-    def _known_norms(self) -> Tensor | None:
-        """1/|m_i|, found once while the layer is in eval mode and nothing trains the memory.
-
-        What changes the memory in place, or puts another in its place, is noticed; a write through
-        `memory.data` is not, until `eval()` is called again.
-        """
-        memory = self.memory
-        trains = self.training or (torch.is_grad_enabled() and memory.requires_grad)
-        if trains or memory.device.type != "cpu" or torch.compiler.is_compiling():
-            return None
-        if type(memory) is not nn.Parameter or memory.is_inference():  # no version to compare
-            return None
-        state = (memory.data_ptr(), memory._version)
-        if self._norms is None or self._norms[0] != state:
-            with torch.no_grad():
-                self._norms = (state, inverse_norms(memory))
-        return self._norms[1]
-
-    def train(self, mode: bool = True) -> "BlockwiseMemory":
-        self._norms = None
-        super().train(mode)
-        return self
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "BlockwiseMemory":
-        self._norms = None
-        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_norms": None}
+        return read_map(x, memory, self.block_shape, how, self.backend)
 
     def address(self, x: Tensor) -> Tensor:
         """The addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).

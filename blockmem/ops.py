@@ -40,13 +40,11 @@ def choose(backend: str, x: Tensor, memory: Tensor, how: Addressing) -> ModuleTy
 @torch.library.custom_op(
     "blockmem::read_blocks",
     mutates_args=(),
-    schema=f"(Tensor x, Tensor memory, Tensor? inverse_norms, {SETTINGS}, bool keep) "
-    "-> (Tensor, Tensor)",
+    schema=f"(Tensor x, Tensor memory, {SETTINGS}, bool keep) -> (Tensor, Tensor)",
 )
 def read_blocks(
     x: Tensor,
     memory: Tensor,
-    inverse_norms: Tensor | None,
     block_shape: Sequence[int],
     temperature: float,
     threshold: float,
@@ -58,7 +56,7 @@ def read_blocks(
     how = Addressing(temperature, threshold, renormalize)
     with no_autocast(x.device.type):
         found: tuple[Tensor, Tensor] = choose(backend, x, memory, how).read_blocks(
-            x, memory, block_shape, how, keep, inverse_norms
+            x, memory, block_shape, how, keep
         )
     return found
 
@@ -95,9 +93,7 @@ def read_blocks_backward(
 
 
 @read_blocks.register_fake
-def _(
-    x: Tensor, memory: Tensor, inverse_norms: Tensor | None, block_shape: Sequence[int], *rest: Any
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, memory: Tensor, block_shape: Sequence[int], *rest: Any) -> tuple[Tensor, Tensor]:
     *settings, backend, keep = rest
     chosen = choose(backend, x, memory, Addressing(*settings))
     items, size = memory.shape
@@ -115,16 +111,20 @@ def _(grad: Tensor, x: Tensor, memory: Tensor, *settings: Any) -> tuple[Tensor, 
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    x, memory, _, *ctx.settings, _ = inputs
+    x, memory, *ctx.settings, _ = inputs
     ctx.save_for_backward(x, memory, output[1])
+    # Or each backward would be given zeros as large as what is kept, which has no gradient.
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * (3 + len(ctx.settings))
     x, memory, kept = ctx.saved_tensors
     needs = ctx.needs_input_grad[:2]
     grads = read_blocks_backward(grad, x, memory, kept, *ctx.settings, *needs)
     given = (value if needed else None for value, needed in zip(grads, needs, strict=True))
-    return (*given, None, *(None for _ in ctx.settings), None)
+    return (*given, *(None for _ in ctx.settings), None)
 
 
 read_blocks.register_autograd(_backward, setup_context=_setup_context)

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blockmem import blockwise_memory, chunked
+from blockmem.addressing import Addressing
 
 
 def gradients(x, memory, block, **settings):
@@ -16,14 +17,15 @@ def gradients(x, memory, block, **settings):
 
 
 class Largest(TorchDispatchMode):
-    """The most numbers of any tensor that is made."""
+    """The most numbers of any tensor that is made, views left out."""
 
     numbers = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
+        known = {arg.data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
         for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
+            if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in known:
                 self.numbers = max(self.numbers, tensor.untyped_storage().nbytes() // 4)
         return out
 
@@ -43,13 +45,39 @@ def test_the_chunk_changes_nothing(renormalize, items, size, name, monkeypatch):
 
 
 def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
-    """No tensor made on the way has more numbers than two chunks, the memory or the map."""
+    """No tensor made on the way has more numbers than two chunks, the memory or the map.
+
+    Of the functions themselves: inside an operator no tensor would be seen.
+    """
+    x, memory = torch.randn(1, 8, 32, 32), torch.randn(300, 8)
+    how, block = Addressing(1.0, 1 / 300, False), (8, 1, 1)
+
+    def most() -> int:
+        with Largest() as largest:
+            _, kept = chunked.read_blocks(x, memory, block, how, keep=True)
+            chunked.read_blocks_backward(x, x, memory, kept, block, how, (True, True))
+        return largest.numbers
+
+    assert most() >= 1024 * 300  # in one chunk: all weights
     monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 2048)
+    assert most() == x.numel()  # 8192
+
+
+def test_the_backward_is_given_no_zeros_for_what_is_kept():
+    """Autograd would make them, as large as the logits: of 64 items, eight times the map."""
     x = torch.randn(1, 8, 32, 32, requires_grad=True)
-    memory = torch.randn(300, 8, requires_grad=True)
+    memory = torch.randn(64, 8, requires_grad=True)
+    out = blockwise_memory(x, memory, (8, 1, 1))
     with Largest() as largest:
-        blockwise_memory(x, memory, (8, 1, 1)).sum().backward()
-    assert largest.numbers == x.numel()  # 8192; all weights would be 307200
+        out.backward(torch.ones_like(out))
+    assert largest.numbers == x.numel()
+
+
+def test_only_what_is_kept_has_no_gradient():
+    x = torch.randn(1, 8, 4, 4, requires_grad=True)
+    memory = torch.randn(8, 8, requires_grad=True)
+    kept = torch.ops.blockmem.read_blocks(x, memory, (8, 1, 1), 1.0, 0.1, False, "torch", True)[1]
+    assert torch.autograd.grad(kept.sum(), (x, memory), allow_unused=True) == (None, None)
 
 
 def test_no_more_than_a_chunk_of_large_blocks_is_ever_held(monkeypatch):
@@ -85,6 +113,6 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             kept = torch.ops.blockmem.read_blocks(
-                x, memory, None, (8, 1, 1), 1.0, 0.125, False, "torch", False
+                x, memory, (8, 1, 1), 1.0, 0.125, False, "torch", False
             )[1]
             assert kept.numel() == 0

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -46,13 +47,21 @@ def test_values_out_of_range_are_named(arguments, text):
         ),
         (
             {"x_dtype": torch.int64, "memory_dtype": torch.int64},
-            "expected one floating-point dtype",
+            "expected one dtype of float64, float32, bfloat16 and float16",
         ),
+        ({"x_dtype": torch.float8_e5m2, "memory_dtype": torch.float8_e5m2}, "float8_e5m2 .* of"),
+        ({"temperature": torch.tensor(1.0)}, "temperature is a tensor: expected a number"),
+        ({"threshold": torch.tensor(0.1)}, "threshold is a tensor: expected a number"),
     ],
 )
-def test_dtypes_that_differ_are_named(arguments, text):
+def test_what_is_of_another_type_is_named(arguments, text):
     with pytest.raises(TypeError, match=text):
         call(**arguments)
+
+
+def test_a_map_that_is_no_tensor_is_named():
+    with pytest.raises(TypeError, match=r"x is of <class 'numpy.ndarray'>: expected a tensor"):
+        blockwise_memory(np.zeros((1, 4, 4, 4)), torch.zeros(10, 16), (4, 2, 2))
 
 
 def test_devices_that_differ_are_named():

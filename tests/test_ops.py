@@ -1,5 +1,7 @@
 """The operator under autograd, torch.compile, torch.func and the exporters."""
 
+import io
+
 import pytest
 import torch
 import torch.utils.checkpoint
@@ -65,7 +67,7 @@ def test_opcheck(dtype, needs):
     x, memory = (t.detach().requires_grad_(n) for t, n in zip((x, memory), needs, strict=True))
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_(needs[0])
     settings = (block, 1.0, 1 / 5, False, "torch")
-    inputs_of_forward = (x, memory, None, *settings, True)
+    inputs_of_forward = (x, memory, *settings, True)
     torch.library.opcheck(torch.ops.blockmem.read_blocks.default, inputs_of_forward)
     _, kept = torch.ops.blockmem.read_blocks(*inputs_of_forward)
     torch.library.opcheck(
@@ -162,3 +164,27 @@ def test_onnx_export_runs_elsewhere():
     session = runtime.InferenceSession(program.model_proto.SerializeToString())
     (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert_close(torch.from_numpy(out), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own older exporter
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # sizes are checked as numbers
+def test_the_older_onnx_exporter_runs_elsewhere():
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    layer = BlockwiseMemory(20, (4, 2, 2), temperature=0.5).eval()
+    x, written = torch.randn(2, 4, 8, 8), io.BytesIO()
+    torch.onnx.export(layer, (x,), written, dynamo=False)
+    session = runtime.InferenceSession(written.getvalue())
+    (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert_close(torch.from_numpy(out), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit is on its way out
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("training", [False, True])
+def test_a_trace_needs_only_torch(training):
+    layer = BlockwiseMemory(20, (4, 2, 2)).train(training)
+    traced = torch.jit.trace(layer, torch.randn(2, 4, 8, 8))
+    assert "blockmem::" not in str(traced.graph)  # our operators
+    more = torch.randn(5, 4, 8, 8)
+    assert_close(traced(more), layer(more))

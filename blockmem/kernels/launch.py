@@ -111,12 +111,8 @@ def read_blocks(
     block_shape: Sequence[int],
     how: Addressing,
     keep: bool = False,
-    inverse: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The new map, in the memory format of `x`, and what the backward wants if asked to `keep`.
-
-    Known norms of the items, `inverse`, are of no use: kernels find them on the way.
-    """
+    """The new map, in the memory format of `x`, and what the backward wants if asked to `keep`."""
     out = torch.empty_like(x)
     call = Call.of(x, out, memory, block_shape, how)
     blocks = call.blocks
