@@ -18,8 +18,8 @@ OWN: dict[str, dict[str, Any]] = {
 }
 # A tenth of the paper's steps at ten times its learning rate, which must then come to rest.
 _SMALL = {"width": 16, "lr": 1e-3, "schedule": "cosine", "checkpoint_every": 5}
-# What the scales set otherwise than the paper, by kind of data. `small` fits two cores: some five
-# minutes a run on one of them; `small-256` the same with the paper's size of pictures, ten minutes.
+# What the scales set otherwise than the paper, by kind of data. `small` fits two cores: five to
+# twelve minutes a run on one of them; `small-256` has the paper's size of pictures, and half the width.
 SCALES: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "photographs": {},
@@ -46,7 +46,7 @@ SCALES: dict[str, dict[str, dict[str, Any]]] = {
 SCALES["small-256"] = {
     "photographs": {**SCALES["small"]["photographs"], "image_size": 256, "width": 8}
 }
-# Photographs alone, for textures such as grid, of which 40 epochs teach little: 15 minutes a run.
+# Photographs alone, for textures such as grid, of which 40 epochs teach little: 15 to 20 minutes.
 SCALES["small-120"] = {"photographs": {**SCALES["small"]["photographs"], "epochs": 120}}
 SCALE_HELP = (
     f"paper: its settings, a GPU's work; {', '.join(name for name in SCALES if name != 'paper')}: "
