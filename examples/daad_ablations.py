@@ -29,6 +29,7 @@ from paper.jobs import (
     plan,
     require_none,
     require_one_process,
+    say_if_little_room,
     subject_name,
     too_large,
 )
@@ -81,6 +82,7 @@ def ablate(
             f"{next(iter(refused.values()))}; leave it out by naming the others with --settings, "
             f"use a machine with more, or add --yes to try"
         )
+    say_if_little_room(jobs, out, console)
     failed: list[Job] = []
     for _ in execute(jobs, Hardware(device), console, failed):
         write_results(out / "results.csv", collect(out))

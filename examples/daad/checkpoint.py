@@ -13,6 +13,8 @@ from daad.model import Discriminator, Generator
 NAME = "checkpoint.ckpt"
 # What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
 RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
+# What of a checkpoint nothing but more training needs: two thirds of its bytes.
+OF_TRAINING = ("optimizers", "scalers", "random", "random_torch", "random_cuda")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -45,10 +47,26 @@ def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dic
     return state
 
 
+def keep_weights(path: Path) -> None:
+    """Take out of the checkpoint at `path` what only training on would need."""
+    state = load_checkpoint(path)
+    if any(key in state for key in OF_TRAINING):
+        save_checkpoint(path, {key: state[key] for key in state if key not in OF_TRAINING})
+
+
 def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
-    """The checkpoint at `path`; UserError where it was trained with other settings than `config`."""
+    """The checkpoint at `path`, to train on from.
+
+    UserError where it was trained with other settings than `config`, or holds no more than weights
+    and has epochs to go.
+    """
     state = load_checkpoint(path)
     require_same_settings(path, state["config"], config)
+    if state["epoch"] < config.epochs and not set(OF_TRAINING) <= set(state):
+        raise UserError(
+            f"{path}: was finished with {state['epoch']} epochs and holds its weights alone, which "
+            f"{config.epochs} epochs cannot go on from; train into a new folder"
+        )
     return state
 
 

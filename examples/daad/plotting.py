@@ -15,9 +15,10 @@ INK, PALE = "#26323d", "#8a949e"
 DPI = 144
 
 
-def save_figure(path: Path, figure: Figure, dpi: int = DPI) -> None:
-    """Write `figure` to `path`, whole or not at all, in the format that the suffix names."""
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi))
+def save_figure(path: Path, figure: Figure, dpi: int = DPI, description: str = "") -> None:
+    """Write `figure` to `path`, a PNG, whole or not at all; `description` goes into its metadata."""
+    metadata = {"Description": description} if description else None
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, metadata=metadata))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The figures of the page, drawn from the runs and records there are."""
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,9 +47,9 @@ class Drawer:
         """Write each of the figures `names` for which there is something, whole or not at all."""
         for name in names:
             for path, figure in self._figures(name):
-                save_figure(
-                    self.folder / path, figure, PICTURES if name in RECONSTRUCTIONS else DPI
-                )
+                dpi = PICTURES if name in RECONSTRUCTIONS else DPI
+                values = curve_values(self.records, name, self.scale) if name in CURVES else ""
+                save_figure(self.folder / path, figure, dpi, values)
             if name.startswith("table6-"):
                 self._copy_curve(name)
 
@@ -56,7 +57,7 @@ class Drawer:
         if name == "figure1":
             yield "figure1.png", toy_figure()
         if name in CURVES:
-            series, papers = self._series(name)
+            series, papers = _series(self.records, name, self.scale)
             if any(len(one.values) > 1 for one in series):
                 yield f"{name}-{self.scale}.png", curve_figure(CURVES[name], series, papers)
         if name in FROM_RUNS:
@@ -100,19 +101,6 @@ class Drawer:
             )
         ]
 
-    def _series(self, name: str) -> tuple[list[Series], dict[float, float]]:
-        """AUROC by the number of a row's label: a curve for each category; and the paper's means."""
-        table = TABLES[name]
-        numbers = {row.label: float(row.label.split()[-1]) for row in table.rows}
-        used = matching(self.records, table, self.scale)
-        subjects = sorted({record.subject for record in used}, key=table_place)
-        values: dict[str, dict[float, Sequence[float]]] = {subject: {} for subject in subjects}
-        for summary in summarize(self.records, table, self.scale, subjects):
-            if summary.subject is not None:
-                values[summary.subject][numbers[summary.row.label]] = summary.values
-        papers = {numbers[row.label]: row.paper for row in table.rows if row.paper is not None}
-        return [Series(subject, found) for subject, found in values.items()], papers
-
     def _copy_curve(self, name: str) -> None:
         """Of DAAD's run on a video, the score curve of the first clip with frames of both kinds."""
         used = matching(self.records, TABLES[name], self.scale)
@@ -131,3 +119,27 @@ class Drawer:
                 target = self.folder / f"{name}-{self.scale}-{clip.name}.png"
                 write_atomically(target, lambda path, source=source: shutil.copyfile(source, path))
                 return
+
+
+def curve_values(records: Sequence[Record], name: str, scale: str) -> str:
+    """What a figure of `CURVES` shows, which its file says too: one drawn before is known by it."""
+    series, _ = _series(records, name, scale)
+    return json.dumps(
+        {one.name: {f"{n:g}": list(v) for n, v in one.values.items()} for one in series}
+    )
+
+
+def _series(
+    records: Sequence[Record], name: str, scale: str
+) -> tuple[list[Series], dict[float, float]]:
+    """AUROC by the number of a row's label: a curve for each category; and the paper's means."""
+    table = TABLES[name]
+    numbers = {row.label: float(row.label.split()[-1]) for row in table.rows}
+    used = matching(records, table, scale)
+    subjects = sorted({record.subject for record in used}, key=table_place)
+    values: dict[str, dict[float, Sequence[float]]] = {subject: {} for subject in subjects}
+    for summary in summarize(records, table, scale, subjects):
+        if summary.subject is not None:
+            values[summary.subject][numbers[summary.row.label]] = summary.values
+    papers = {numbers[row.label]: row.paper for row in table.rows if row.paper is not None}
+    return [Series(subject, found) for subject, found in values.items()], papers

@@ -1,6 +1,7 @@
 """Runs for the paper's tables: what is to be trained on which data, and its training."""
 
 import os
+import shutil
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +10,13 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
+from torch import nn
 
+from daad.checkpoint import NAME, keep_weights
 from daad.config import Config
 from daad.data import Category, available_memory
 from daad.errors import OutOfTime, UserError
+from daad.model import Discriminator, Generator
 from daad.oneclass import OneClass
 from daad.runs import Hardware, require_resumable, require_same_data, run_category
 from daad.video import Video
@@ -44,12 +48,24 @@ class Job:
         return is_finished(self.run, self.config)
 
     def execute(self, hardware: Hardware, deadline: float | None) -> None:
-        """Train and evaluate, going on with what has begun; OutOfTime at the deadline."""
+        """Train and evaluate, going on with what has begun; OutOfTime at the deadline.
+
+        Of what is finished the weights are kept, and not what training on would need.
+        """
         choices = {"resume": True, "deadline": deadline}
         if isinstance(self.subject, Video):
             run_video(self.config, self.subject, self.run, hardware, **choices)
         else:
             run_category(self.config, self.subject, self.run, hardware, **choices)
+        keep_weights(self.run / NAME)
+
+    @property
+    def weights(self) -> int:
+        """Bytes of the networks' weights: all that a finished run leaves, but for its pictures."""
+        with torch.device("meta"):
+            networks: list[nn.Module] = [Generator(self.config)]
+            networks += [Discriminator(self.config)] if self.config.discriminator else []
+        return sum(4 * p.numel() for network in networks for p in network.parameters())
 
 
 def subject_name(subject: Subject) -> str:
@@ -124,6 +140,25 @@ def too_large(jobs: Sequence[Job], device: torch.device, console: Console) -> di
         if needed > free:
             refused[job.setting.run] = f"{text}, and {free / 1e9:.1f} GB are free on {device}"
     return refused
+
+
+def say_if_little_room(jobs: Sequence[Job], out: Path, console: Console) -> None:
+    """Say so where the disk of `out` has no room for the checkpoints of the jobs.
+
+    While a run trains there are two of its checkpoints, with Adam's two moments of each weight.
+    """
+    if not jobs:
+        return
+    weights = [job.weights for job in jobs]
+    needed = sum(weights) + 5 * max(weights)
+    place = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        console.print(
+            f"Little room: checkpoints of {len(jobs)} runs take up to {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free in {place}; give an --out on a larger disk",
+            soft_wrap=True,
+        )
 
 
 def execute(

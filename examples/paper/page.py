@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 from daad.data import table_place
 from daad.options import auroc_text
@@ -20,8 +21,8 @@ seeds. Its Table 1 compares others with DAAD+, whose column is in Table 3.
 
 `python examples/reproduce.py --data DATA` runs what is missing and writes such a page from
 [results.csv]({assets}/results.csv), which has a line for each run with its choices, device and minutes
-of training. No number stands in a table without such lines. A mean is over the seeds for which all that it
-is a mean of was run."""
+of training. No number stands in a table without such lines. A mean over categories is over the seeds
+that all of them have, which are named where some have more."""
 _SMALL = (
     "At a small scale, for two cores, not the paper's settings: {}, at a higher learning rate that "
     "falls to 0 by a cosine"
@@ -118,10 +119,12 @@ def _parts(name: str, path: str) -> tuple[str, str]:
 
 
 def _picture(name: str, path: str, scale: str, subject: str) -> Iterator[str]:
-    """A picture; with the command for it where no table above has one."""
+    """A picture and its caption; with the command for it where no table above has one."""
     heading, _ = PICTURES.get(name, ("", ""))
     words = [heading or TABLES[name].title, *filter(None, (scale, subject))]
-    yield f"![{', '.join(words)}]({path})"
+    what = f"clip {subject}" if name.startswith("table6-") else subject
+    caption = f"\n\n*{what}*" if subject else ""
+    yield f"![{', '.join(words)}]({quote(path)}){caption}"
     if name not in TABLES:
         data, which = (
             (" --data DATA", f" --scale {scale} --categories {subject}") if scale else ("", "")
@@ -156,7 +159,7 @@ def _table(name: str, table: Table, scale: str, records: Sequence[Record]) -> It
     small_already = scale != "paper" and table.kind in CLASSES
     yield f"**{SMALL_ALREADY if small_already else SCALE_WORDS[scale]}.**"
     yield _rows(table, scale, wanted, summaries)
-    yield _how(name, table, scale, used, any(one.paper is not None for one in summaries))
+    yield _how(name, table, scale, used, summaries)
     missing = [row.label for row in table.rows if all(one.row is not row for one in summaries)]
     notes = [f"Not run at this scale: {'; '.join(missing)}"] if missing else []
     notes += [f"Does not fit this scale: {line}" for line in left_out]
@@ -193,7 +196,11 @@ def _cell(summary: Summary | None) -> str:
 
 
 def _how(
-    name: str, table: Table, scale: str, used: Sequence[Record], has_papers_figures: bool
+    name: str,
+    table: Table,
+    scale: str,
+    used: Sequence[Record],
+    summaries: Sequence[Summary],
 ) -> str:
     """How the runs of a table were made: sizes, seeds, device, minutes, command."""
     seeds = ",".join(map(str, sorted({record.seed for record in used})))
@@ -209,9 +216,12 @@ def _how(
     if table.kind == "photographs":
         categories = sorted({record.subject for record in used}, key=table_place)
         command += f" --categories {','.join(categories)}"
+    has_papers_figures = any(one.paper is not None for one in summaries)
     parentheses = " In parentheses the paper's figure." if has_papers_figures else ""
+    counts = sorted({len(one.values) for one in summaries if one.subject is not None})
+    each = f" ({' or '.join(map(str, counts))} a figure)" if len(counts) > 1 else ""
     return (
-        f"Pictures of {sizes}; {training};{addressing} seeds {seeds}. {len(used)} runs, {minutes:.0f} "
+        f"Pictures of {sizes}; {training};{addressing} seeds {seeds}{each}. {len(used)} runs, {minutes:.0f} "
         f"minutes of training on {devices}.{parentheses}\n\n"
         f"```sh\n{command} --seeds {seeds}\n```"
     )

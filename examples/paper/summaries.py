@@ -14,7 +14,8 @@ from paper.tables import OTHERS, TABLES, Row, Table
 class Summary:
     """A line of a table: AUROC of one subject, or the mean of several.
 
-    subject: None for the mean. values: one for each seed, in their order.
+    subject: None for the mean. values: one for each seed, in their order. only: those seeds, where
+    a subject that it is a mean of has more.
     paper: the paper's figure for the same subjects. paper_all: that for all of the paper's.
     """
 
@@ -23,6 +24,7 @@ class Summary:
     values: list[float]
     paper: float | None
     paper_all: float | None
+    only: Sequence[int] = ()
 
     @property
     def mean(self) -> float:
@@ -34,9 +36,11 @@ class Summary:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        """Mean and deviation over the seeds."""
+        """Mean and deviation over the seeds, and which they are if not all."""
         spread = "" if self.deviation is None else f" ± {self.deviation:.3f}"
-        return f"{self.mean:.3f}{spread}"
+        several = "s" if len(self.only) > 1 else ""
+        only = f" [seed{several} {', '.join(map(str, self.only))}]" if self.only else ""
+        return f"{self.mean:.3f}{spread}{only}"
 
 
 def matching(records: Sequence[Record], table: Table, scale: str) -> list[Record]:
@@ -108,7 +112,9 @@ def summarize(
                 for seed in sorted(common)
             ]
             paper = row.paper if table.subjects else _paper_mean(row, subjects)
-            summaries.append(Summary(row, None, means, paper, row.paper))
+            whole = all(set(values) == common for values in found.values())
+            only = () if whole else sorted(common)
+            summaries.append(Summary(row, None, means, paper, row.paper, only))
     return summaries
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole and plain, continued from exactly, refused where they are broken."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,13 @@ import torch
 from training_runs import FakePictures, assert_same, config, read_history
 
 from daad import training
-from daad.checkpoint import NAME, load_checkpoint, load_models, save_checkpoint
+from daad.checkpoint import (
+    NAME,
+    keep_weights,
+    load_checkpoint,
+    load_models,
+    save_checkpoint,
+)
 from daad.config import Config
 from daad.errors import UserError
 from daad.model import Discriminator, Generator
@@ -103,6 +110,20 @@ def test_checkpoints_come_when_asked_and_at_the_end(
     c = config(variant="ae", epochs=5, checkpoint_every=every)
     train(c, FakePictures(2), tmp_path, device="cpu")
     assert saved == epochs
+
+
+def test_weights_alone_are_judged_and_not_trained_on(trained: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run")
+    whole = (run / NAME).stat().st_size
+    keep_weights(run / NAME)
+    assert (run / NAME).stat().st_size < 0.4 * whole
+    c = config(variant="daad+")
+    for one, other in zip(load_models(run)[1:3], load_models(trained)[1:3], strict=True):
+        assert_same(one.state_dict(), other.state_dict())
+    train(c, FakePictures(), run, device="cpu", resume=True)  # nothing is left to train
+    longer = config(variant="daad+", epochs=3)
+    with pytest.raises(UserError, match="finished with 2 epochs and holds its weights alone"):
+        train(longer, FakePictures(), run, device="cpu", resume=True)
 
 
 def test_finished_run_has_nothing_left(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

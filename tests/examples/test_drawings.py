@@ -60,7 +60,9 @@ def make_run(out: Path, setting: Setting, category: Category, seed: int = 0) -> 
         save_checkpoint(run / NAME, {"epoch": config.epochs, **state})
     write_settings(run, config, category.source, Hardware("cpu"))
     choices = {"gamma": config.gamma, "batch_norm": config.batch_norm, "scaling": config.scaling}
-    write_json(run / METRICS, {"epoch": config.epochs, **choices})
+    anomalous = sum(one.label for one in category.test)
+    counts = {"good": len(category.test) - anomalous, "anomalous": anomalous}
+    write_json(run / METRICS, {"epoch": config.epochs, "counts": counts, **choices})
     header = ("path", "label", "defect", "reconstruction", "alignment", "score", "peak")
     scores = [(one.name, one.label, one.defect, 0.5, "", one.label, 0.5) for one in category.test]
     write_csv(run / "scores.csv", header, scores)

@@ -38,7 +38,7 @@ def test_means_and_deviations_over_seeds_by_hand() -> None:
         "AE": ["-", "0.500 (0.696)", "", "", "0.794"],
         "DAAD": [
             *("125", "0.750 ± 0.071 (0.825)", "0.930 ± 0.030 (0.975)"),
-            *("0.840 ± 0.057 (0.900)", "0.845"),
+            *("0.840 ± 0.057 [seeds 0, 1] (0.900)", "0.845"),
         ],
     }
 
@@ -244,8 +244,8 @@ def test_a_picture_says_what_it_is_of() -> None:
     text = section(page([], {}, {"figure5": [path]}, "reproduction"), "Figure 5")
     title = "Figure 5, reconstructions by division rate, small-256, metal_nut"
     command = "--data DATA --only figure5 --scale small-256 --categories metal_nut"
-    assert f"![{title}]({path})" in text
+    assert f"![{title}]({path})\n\n*metal_nut*\n" in text
     assert f"python examples/reproduce.py {command}\n" in text
     path = "reproduction/table6-ped2-small-01.png"
     text = section(page([], {}, {"table6-ped2": [path]}, "reproduction"), "Table 6, UCSD")
-    assert text.endswith(f"![Table 6, UCSD Ped2, small, 01]({path})\n")
+    assert text.endswith(f"![Table 6, UCSD Ped2, small, 01]({path})\n\n*clip 01*\n")

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from made_records import PAPER_PICTURE, PICTURE, VIDEO, made
 from paper_data import section
+from PIL import Image
 
 from daad.errors import UserError
 from paper import publish
+from paper.drawings import CURVES, curve_values
 from paper.publish import assets_of, gather, write_page
 from paper.records import Record, read_results, write_results
 
@@ -110,4 +112,14 @@ def test_the_page_in_docs_is_that_of_its_csv(tmp_path: Path) -> None:
     write_page(path, gather(path, tmp_path / "none"))
     for name in ("reproduction.md", "reproduction/results.csv"):
         assert (tmp_path / name).read_bytes() == (DOCS / name).read_bytes(), name
-    assert read_results(tmp_path / "reproduction" / "results.csv")
+    records = read_results(tmp_path / "reproduction" / "results.csv")
+    assert records
+    curves = [
+        (picture, name, picture.stem.removeprefix(f"{name}-"))
+        for name in CURVES
+        for picture in (DOCS / "reproduction").glob(f"{name}-*.png")
+    ]
+    assert curves
+    for picture, name, scale in curves:  # a figure that was drawn before a run is not of them all
+        with Image.open(picture) as image:
+            assert image.text["Description"] == curve_values(records, name, scale), picture.name

@@ -22,7 +22,9 @@ from paper_data import (
 from scripts import call, refused
 
 import reproduce
+from daad.model import Discriminator, Generator
 from paper import jobs
+from paper.tables import DAAD, DAAD_PLUS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,7 +52,7 @@ def test_the_most_telling_comes_first(
 
     jobs = [tuple(job.split(", ")[:2]) for job in trained[:half]]
     networks = [(name, "bottle") for name in NETWORKS]
-    digits = [(name, f"mnist-{digit}") for digit in (3, 8) for name in OF_DIGITS]
+    digits = [(name, f"mnist-{digit}") for name in OF_DIGITS for digit in (3, 8)]
     videos = [(network, "ped2") for network in OF_VIDEO]
     figure_2 = [(f"memae-{n}x", "bottle") for n in (2, 4, 8)] + [("memae-skip", "bottle")]
     table_4 = [("daad-r1", "bottle"), ("daad-r2", "bottle")]
@@ -65,6 +67,17 @@ def test_the_most_telling_comes_first(
     late = [name for name, subject in jobs[jobs.index(("ae", "carpet")) :] if subject == "carpet"]
     assert jobs[-len(late) :] == [(name, "carpet") for name in late]
     assert late == [name for name, subject in jobs if subject == "bottle"]
+
+
+def test_bottle_is_before_what_is_before_it_in_table_1(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grid", "bottle"):
+        shutil.copytree(data / "mvtec" / "bottle", tmp_path / "data" / "mvtec" / name)
+    trained = noted(monkeypatch)
+    said(script("--data", tmp_path / "data", "--only", "figure6", cwd=tmp_path))
+    jobs = [(name, category) for category in ("bottle", "grid") for name in ("daad", "daad+")]
+    assert trained == [f"{name}, {category}, seed 0" for name, category in jobs]
 
 
 def test_a_figure_is_drawn_from_its_tables_runs(data: Path, tmp_path: Path) -> None:
@@ -111,6 +124,28 @@ def test_a_memory_that_does_not_fit_is_left_out(
 
 
 # What is left out for want of data, or refused before anything is trained
+
+
+def test_checkpoints_that_do_not_fit_the_disk_are_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of DAAD and DAAD+ as here: the weights of both, and five times those of the larger."""
+    noted(monkeypatch)
+    daad, plus = (s.config("photographs", "small", 0) for s in (DAAD, DAAD_PLUS))
+    common = ("--data", data, "--only", "figure6", "--categories", "bottle")
+    weights = [
+        4 * sum(p.numel() for net in nets for p in net.parameters())
+        for nets in (
+            (Generator(daad),),
+            (Generator(plus), Discriminator(plus)),
+        )
+    ]
+    needed = sum(weights) + 5 * max(weights)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    assert "Little room" not in said(script(*common, cwd=tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    assert "Little room: checkpoints of 2 runs" in said(script(*common, cwd=tmp_path))
 
 
 def test_data_that_is_not_there_is_said(

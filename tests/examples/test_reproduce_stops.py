@@ -23,7 +23,7 @@ from scripts import Done, call
 from training_runs import assert_same, break_off
 
 import reproduce
-from daad.checkpoint import NAME, load_checkpoint
+from daad.checkpoint import NAME, OF_TRAINING, load_checkpoint
 from daad.errors import UserError
 from daad.training import Trainer
 from paper import jobs
@@ -263,6 +263,7 @@ def test_what_broke_off_goes_on(
     assert "2 runs: 1 finished before, kept" in done.stdout
     assert begun == [1]
     assert kept.stat().st_mtime_ns == before
+    assert not set(OF_TRAINING) & set(load_checkpoint(kept))
     assert networks(tmp_path) == ["AE", "DAAD"]
     assert without_time(results(tmp_path)) == without_time(results(whole))
     scores = [(folder_of(where, "daad") / "scores.csv").read_bytes() for where in (tmp_path, whole)]
