@@ -46,11 +46,13 @@ class BlockwiseMemory(nn.Module):
     Attributes:
         memory: the parameter `(N, D)`, `D = c * prod(s)`, uniform in :math:`\pm 1/\sqrt D` at
             first. Each item is flattened in the order `(*s, c)`, channels fastest; `items` gives
-            them as blocks.
+            them as blocks. The `state_dict` holds it alone: block shape, temperature and threshold
+            are those of the layer that it is loaded into.
 
     Raises:
-        ValueError: for settings out of range, and for a map that the blocks do not tile.
-        TypeError: for a map whose dtype is not the memory's.
+        ValueError: for settings out of range, and for a map that the blocks do not tile or that is
+            on another device. A threshold that no weight can reach is a warning.
+        TypeError: for a map whose dtype is not the memory's, but under autocast, which casts both.
 
     >>> import torch
     >>> memory = BlockwiseMemory(num_items=500, block_shape=(64, 16, 16))
@@ -133,10 +135,12 @@ class BlockwiseMemory(nn.Module):
         )
 
     def reset_parameters(self) -> None:
+        r"""Draw the memory anew, uniform in :math:`\pm 1/\sqrt D`."""
         bound = 1 / math.sqrt(self.memory.shape[1])
         nn.init.uniform_(self.memory, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x` with every block replaced; see the class for shapes, `blockwise_memory` for dtypes."""
         settings = (self.temperature, self.threshold, self.renormalize)
         x, memory, how = prepare(x, self.memory, self.block_shape, *settings)
         return read_map(x, memory, self.block_shape, how, self.backend)
@@ -144,8 +148,8 @@ class BlockwiseMemory(nn.Module):
     def address(self, x: Tensor) -> Tensor:
         """The addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).
 
-        A diagnostic: they are materialised, in float32 (float64 for float64). Blocks are counted
-        over space first, channels last.
+        A diagnostic: they are materialised, in float32 (float64 for float64). The Q blocks of a map
+        are counted over space first, channels last. Errors as of a call of the layer.
         """
         return blockwise_address(
             x,

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from unittest import mock
 
 import hypothesis
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blockmem import divide, kernels
+from blockmem import blockwise_memory, divide, kernels
 from blockmem.addressing import Addressing, address
 from blockmem.ops import straight
 
@@ -88,3 +89,12 @@ def ground_truth(
     x, memory = (t.detach().cpu().double().requires_grad_() for t in (x, memory))
     out = straight(x, memory, block_shape, how)
     return (out.detach(), *torch.autograd.grad(out, (x, memory), grad.cpu().double()))
+
+
+def gradients(
+    x: Tensor, memory: Tensor, block_shape: tuple[int, ...], **settings: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer's value, and both gradients of its sum."""
+    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+    out = blockwise_memory(x, memory, block_shape, **settings)
+    return (out.detach(), *torch.autograd.grad(out, (x, memory), torch.ones_like(out)))

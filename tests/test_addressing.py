@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from conftest import gradients
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory
@@ -14,12 +15,6 @@ from blockmem.ops import straight
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 temperatures = pytest.mark.parametrize("temperature", [1.0, 0.07, 0.005])
-
-
-def gradients(x, memory, block, **settings):
-    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
-    out = blockwise_memory(x, memory, block, **settings)
-    return out.detach(), *torch.autograd.grad(out, (x, memory), torch.ones_like(out))
 
 
 def test_the_formula_by_hand():

@@ -3,17 +3,12 @@ kept for the backward is no more than the map."""
 
 import pytest
 import torch
+from conftest import gradients
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from blockmem import blockwise_memory, chunked
 from blockmem.addressing import Addressing
-
-
-def gradients(x, memory, block, **settings):
-    x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
-    out = blockwise_memory(x, memory, block, **settings)
-    return out.detach(), *torch.autograd.grad(out, (x, memory), torch.ones_like(out))
 
 
 class Largest(TorchDispatchMode):

@@ -20,7 +20,7 @@ from paper.summaries import matching, summarize
 from paper.tables import TABLES, Row, Table, rows_that_fit
 from paper.toy import toy_figure
 
-PICTURES = 96  # dots an inch in Figures 2 and 5: many photographs make large files
+PHOTO_DPI = 96  # dots an inch in Figures 2 and 5: many photographs make large files
 SHOWN = 4  # test pictures of a category in Figures 2 and 5
 # Figures drawn from what lies in the folders of runs: the rows of which table they show; all but the
 # last show pictures. Figures of curves: the number at the end of a row's label, and what it is.
@@ -47,7 +47,7 @@ class Drawer:
         """Write each of the figures `names` for which there is something, whole or not at all."""
         for name in names:
             for path, figure in self._figures(name):
-                dpi = PICTURES if name in RECONSTRUCTIONS else DPI
+                dpi = PHOTO_DPI if name in RECONSTRUCTIONS else DPI
                 values = curve_values(self.records, name, self.scale) if name in CURVES else ""
                 save_figure(self.folder / path, figure, dpi, values)
             if name.startswith("table6-"):

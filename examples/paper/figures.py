@@ -205,7 +205,9 @@ def _mean_series(several: Sequence[Series]) -> Series:
 
 def _draw_values(axes: Axes, series: Series, colour: str) -> None:
     numbers, means = _means(series)
-    axes.plot(numbers, means, color=colour, linewidth=1.8, label=series.name)
+    line = "-" if len(numbers) > 1 else "none"
+    mark = "" if len(numbers) > 1 else "."  # or the legend would show a line that there is not
+    axes.plot(numbers, means, line, marker=mark, color=colour, linewidth=1.8, label=series.name)
     dots = [(number, value) for number in numbers for value in series.values[number]]
     axes.scatter(*zip(*dots, strict=True), s=16, color=colour, alpha=0.6, linewidth=0, zorder=3)
 

@@ -36,8 +36,8 @@ SCALE_WORDS = {
 # Of pictures that are 32x32 at any scale.
 SMALL_ALREADY = _SMALL.format("fewer channels, fewer epochs")
 ONE_CLASS = (
-    "r, N and the epochs for pictures of 32x32 are ours at any scale, since the paper does not give "
-    'them. Its "Ours" stands beside DAAD; it does not say whether it is DAAD+. Its MemAE is quoted from '
+    "The paper's r 8 does not fit pictures of 32x32, whose last map is 2x2, and it gives neither r nor N nor "
+    'epochs for them: those here are ours at any scale. Its "Ours" stands beside DAAD; it does not say whether it is DAAD+. Its MemAE is quoted from '
     "others, who tested on a part of the test set."
 )
 # In the order of the paper; what it shows without figures has a heading and a sentence here.
@@ -45,7 +45,7 @@ SECTIONS = (
     *("figure1", "figure2", "table2-mnist", "table2-cifar10", "table3", "peak", "table4"),
     *("figure5", "table5", "figure6", "table6-ped2", "table6-avenue", "figure7", "open"),
 )
-PICTURES = {
+HEADINGS = {
     "figure1": (
         "Figure 1, the idea in one picture",
         "Patterns of growing blocks are learned from A, diagonal stripes, and from nothing else. Then "
@@ -91,7 +91,7 @@ def page(
 def _section(
     name: str, records: Sequence[Record], notes: Mapping[str, str], pictures: Sequence[str]
 ) -> Iterator[str]:
-    heading, text = PICTURES.get(name, ("", ""))
+    heading, text = HEADINGS.get(name, ("", ""))
     yield f"## {heading or TABLES[name].title}"
     yield text
     yield notes.get(f"{name}-data", "")
@@ -120,7 +120,7 @@ def _parts(name: str, path: str) -> tuple[str, str]:
 
 def _picture(name: str, path: str, scale: str, subject: str) -> Iterator[str]:
     """A picture and its caption; with the command for it where no table above has one."""
-    heading, _ = PICTURES.get(name, ("", ""))
+    heading, _ = HEADINGS.get(name, ("", ""))
     words = [heading or TABLES[name].title, *filter(None, (scale, subject))]
     what = f"clip {subject}" if name.startswith("table6-") else subject
     caption = f"\n\n*{what}*" if subject else ""

@@ -1,4 +1,4 @@
-"""What the tests of the scripts share: a call from outside, its refusals, and the tables it left."""
+"""What the tests of the scripts share: a call from outside, its refusals, the tables it left, AUROC."""
 
 import contextlib
 import csv
@@ -44,3 +44,9 @@ def refused(done: Done, *texts: str) -> None:
 def table(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def area(rows: list[dict[str, str]], column: str) -> float:
+    """AUROC by counted pairs."""
+    good, bad = ([float(r[column]) for r in rows if r["label"] == label] for label in "01")
+    return sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / (len(good) * len(bad))

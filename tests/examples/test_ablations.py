@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import Done, call, refused, table
+from scripts import Done, area, call, refused, table
 from training_runs import break_off
 
 import daad_ablations
@@ -147,12 +147,6 @@ def test_memory_parameters_by_hand() -> None:
 
 
 # The script
-
-
-def area(rows: list[dict[str, str]], column: str) -> float:
-    """AUROC by counted pairs."""
-    good, bad = ([float(r[column]) for r in rows if r["label"] == label] for label in "01")
-    return sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / (len(good) * len(bad))
 
 
 def test_a_table_is_of_what_was_scored(data: Path, tmp_path: Path) -> None:

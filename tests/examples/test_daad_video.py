@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import Done, call, refused, table
+from scripts import Done, area, call, refused, table
 from video_clips import make_masks, make_video
 
 import daad_video
@@ -110,13 +110,6 @@ def test_scores_are_those_of_the_network_by_mnads_formula(
         over_all = 1 - (ratio - min(together)) / (max(together) - min(together))
         assert float(row["score_clip"]) == pytest.approx(by_clip, abs=1e-3)
         assert float(row["score_global"]) == pytest.approx(over_all, abs=1e-3)
-
-
-def area(rows: list[dict[str, str]], column: str) -> float:
-    """AUROC by counted pairs."""
-    good, bad = ([float(r[column]) for r in rows if r["label"] == label] for label in "01")
-    pairs = [(a > b) + 0.5 * (a == b) for a in bad for b in good]
-    return sum(pairs) / len(pairs)
 
 
 def test_metrics_are_those_of_the_scores(trained: tuple[Path, str]) -> None:

@@ -23,7 +23,7 @@ from paper_data import (
     section,
     without_time,
 )
-from scripts import refused, table
+from scripts import area, refused, table
 
 from daad.config import Config
 
@@ -56,12 +56,6 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # What comes out
-
-
-def area(rows: list[dict[str, str]], column: str) -> float:
-    """AUROC by counted pairs."""
-    good, bad = ([float(r[column]) for r in rows if r["label"] == label] for label in "01")
-    return sum((a > b) + 0.5 * (a == b) for a in bad for b in good) / (len(good) * len(bad))
 
 
 def scaled_by_clip(rows: list[dict[str, str]], column: str) -> list[dict[str, Any]]:
