@@ -1,7 +1,8 @@
 """Which test frames of a video are abnormal, in the three forms that Ped2 and Avenue come with.
 
 frame_labels.npz            for each clip an array of 0 and 1 under its name
-frame_labels.npy            MNAD's: one array (1, T) or (T,) for all clips, one after the other
+frame_labels.npy            MNAD's, which it names frame_labels_<video>.npy: one array (1, T) or (T,) for
+                            all clips, one after the other
 a folder of <clip>_gt/*     UCSD's masks, one a frame; a frame is abnormal where any pixel is set
 """
 
@@ -22,11 +23,12 @@ MASKS = "_gt"  # ends the name of a clip's folder of masks
 
 
 def find_labels(root: Path, testing: Path) -> Path:
-    """The labels of a video: a file of `FILES` in `root`, else `testing` if it has folders of masks.
+    """The labels of a video: a file of `FILES` in `root`, one that is named for the folder `root`, or
+    `testing` if it has folders of masks.
 
     UserError where there is none of them.
     """
-    for name in FILES:
+    for name in (*FILES, f"frame_labels_{root.resolve().name}.npy"):
         if (root / name).is_file():
             return root / name
     if any(name.endswith(MASKS) for name in list_folders(testing)):

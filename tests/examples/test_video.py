@@ -123,6 +123,11 @@ def test_labels_of_a_npy_are_cut_by_clip(root: Path, shape: tuple[int, ...]) -> 
     assert labels_of(root) == LABELS
 
 
+def test_labels_may_be_named_for_the_video_as_mnad_does(root: Path) -> None:
+    np.save(root / f"frame_labels_{root.name}.npy", np.array([0, 1, 1, 0, 0]))
+    assert labels_of(root) == LABELS
+
+
 @pytest.mark.parametrize("suffix", [".bmp", ".png"])
 def test_labels_of_masks_are_whether_any_pixel_is_set(root: Path, suffix: str) -> None:
     for name, labels in zip(LENGTHS, LABELS, strict=True):
