@@ -20,8 +20,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
-from daad import batches
-from daad.batches import StoredPictures, to_floats
+from daad.batches import Pictures, StoredPictures, to_floats
 from daad.errors import UserError
 from daad.files import fingerprint
 
@@ -82,9 +81,9 @@ class Category:
             "fingerprint": fingerprint(self.root, paths),
         }
 
-    def pictures(self, samples: Sequence[Sample], image_size: int) -> batches.Pictures:
+    def pictures(self, samples: Sequence[Sample], image_size: int) -> Pictures:
         """The pictures of some of the category's samples, `image_size` squared."""
-        return Pictures([sample.path for sample in samples], image_size)
+        return PictureFiles([sample.path for sample in samples], image_size)
 
 
 def list_categories(root: Path) -> list[str]:
@@ -122,7 +121,7 @@ def load_category(root: Path, name: str) -> Category:
     return Category(name, train, test)
 
 
-class Pictures:
+class PictureFiles:
     """Pictures as RGB, `image_size` squared, decoded by one thread a core.
 
     Where they fit in `memory_limit` bytes (None: half of what is available) they are decoded

@@ -11,9 +11,10 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from daad import batches, report
+from daad import report
+from daad.batches import Pictures
 from daad.checkpoint import NAME, load_models, save_checkpoint
-from daad.data import SUFFIXES, Category, Pictures, load_masks, table_place
+from daad.data import SUFFIXES, Category, PictureFiles, load_masks, table_place
 from daad.errors import UserError
 from daad.files import write_atomically, write_csv, write_json, write_means
 from daad.light import EvenLight, mean_brightness
@@ -26,7 +27,7 @@ def evaluate(
     run: Path,
     category: Category,
     device: torch.device,
-    pictures: batches.Pictures | None = None,
+    pictures: Pictures | None = None,
     *,
     even_light: bool = False,
     **choices: Any,
@@ -138,7 +139,7 @@ def _score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, f
     return list(zip(parts, alignment, scores.tolist(), strict=True))
 
 
-def fit_scale(run: Path, pictures: batches.Pictures, source: str, device: torch.device) -> Scale:
+def fit_scale(run: Path, pictures: Pictures, source: str, device: torch.device) -> Scale:
     """Store the ranges of R and L over normal `pictures` in the checkpoint of `run`.
 
     source: "held-out" or "train", where the pictures come from.
@@ -170,7 +171,7 @@ def predict(run: Path, folder: Path, device: torch.device, out: Path) -> list[di
     paths = _pictures_below(folder, out / "heatmaps")
     config, generator, discriminator, checkpoint = load_models(run, device)
     scale = _stored_scale(run, checkpoint)
-    pictures = Pictures(paths, config.image_size)
+    pictures = PictureFiles(paths, config.image_size)
     raw = score_pictures(generator, discriminator, pictures, config, device)
     names = [path.relative_to(folder).as_posix() for path in paths]
     columns = _score_columns(raw, fuse(raw, scale, config.gamma))

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daad.batches import Pictures
 from daad.checkpoint import NAME, checkpoint_to_resume, load_models
 from daad.config import Config
 from daad.curves import score_curve
-from daad.data import Pictures
+from daad.data import PictureFiles
 from daad.devices import is_first_process, pick_device
 from daad.evaluation import METRICS, oracle
 from daad.files import write_csv, write_json
@@ -74,8 +75,8 @@ def run_video(
     if resume:
         checkpoint_to_resume(run / NAME, config)
         require_same_data(run, video.source)
-    learned = Pictures(all_frames(video.train), config.image_size)
-    tested = Pictures(all_frames(video.test), config.image_size)
+    learned = PictureFiles(all_frames(video.train), config.image_size)
+    tested = PictureFiles(all_frames(video.test), config.image_size)
     if is_first_process():  # nothing is written before all that can be checked is
         write_settings(run, config, video.source, hardware, resume=resume)
     scorer = _scorer(config, video, tested) if config.evaluate_every else None
@@ -121,7 +122,7 @@ def evaluate_video(
     """
     config, generator, discriminator, checkpoint = load_models(run, device)
     config = dataclasses.replace(config, **choices).resolve()
-    frames = frames or Pictures(all_frames(video.test), config.image_size)
+    frames = frames or PictureFiles(all_frames(video.test), config.image_size)
     found = score_frames(generator, discriminator, frames, _lengths(video), config, device)
     history = checkpoint.get("history", [])
     metrics = {

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 
 from daad.data import (
     TABLE_ORDER,
-    Pictures,
+    PictureFiles,
     Sample,
     list_categories,
     load_category,
@@ -169,7 +169,7 @@ def test_a_broken_picture_is_named(
     broken = save_noise(tmp_path / f"1.{suffix}")
     content = broken.read_bytes()
     broken.write_bytes(content[: int(kept * len(content))])
-    text = one_line(lambda: Pictures([whole, broken], 8))
+    text = one_line(lambda: PictureFiles([whole, broken], 8))
     assert text.startswith(f"{broken}: cannot be read as a picture (")
     assert text.endswith("); replace or remove it")
 
@@ -177,7 +177,7 @@ def test_a_broken_picture_is_named(
 def test_a_broken_picture_is_named_when_decoded_by_the_batch(tmp_path: Path) -> None:
     broken = tmp_path / "0.png"
     broken.write_text("text")
-    pictures = Pictures([broken], 8, memory_limit=0)
+    pictures = PictureFiles([broken], 8, memory_limit=0)
     assert f"{broken}: cannot be read" in one_line(lambda: pictures.batch(torch.tensor([0]), "cpu"))
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from daad.checkpoint import NAME, load_checkpoint, save_checkpoint
 from daad.config import Config
-from daad.data import Category, Pictures, load_category
+from daad.data import Category, PictureFiles, load_category
 from daad.errors import UserError
 from daad.evaluation import evaluate, fit_scale, predict, write_summary
 from daad.model import Discriminator, Generator
@@ -146,7 +146,7 @@ def test_pixels_count_where_their_mask_is_known(tmp_path: Path, category: Catego
     config = Config.from_dict(load_checkpoint(run / NAME)["config"])
     generator = Generator(config)
     generator.load_state_dict(load_checkpoint(run / NAME)["generator"])
-    pictures = Pictures([sample.path for sample in category.test], SIZE)
+    pictures = PictureFiles([sample.path for sample in category.test], SIZE)
     maps = score_pictures(generator, None, pictures, config, CPU).error_maps.numpy()
     mask = np.zeros((SIZE, SIZE), bool)
     mask[4:6, 4:6] = True
@@ -240,7 +240,7 @@ def test_scaling_by_normals_without_their_ranges(tmp_path: Path, category: Categ
 def test_fitted_scale_joins_the_checkpoint(tmp_path: Path, category: Category) -> None:
     run = make_run(tmp_path / "run", "daad+")
     before = load_checkpoint(run / NAME)
-    pictures = Pictures([sample.path for sample in category.train], SIZE)
+    pictures = PictureFiles([sample.path for sample in category.train], SIZE)
     scale = fit_scale(run, pictures, "train", CPU)
     after = load_checkpoint(run / NAME)
     assert after["score_scale"] == scale.to_dict()

@@ -9,13 +9,13 @@ from picture_files import one_line, save, save_noise
 from PIL import Image
 
 from daad import data
-from daad.data import Pictures
+from daad.data import PictureFiles
 from daad.errors import UserError
 
 
 def pixel(path: Path) -> list[int]:
     """The top left pixel as the network sees it, back in 0 to 255."""
-    values = Pictures([path], 4).batch(torch.tensor([0]), "cpu")[0, :, 0, 0]
+    values = PictureFiles([path], 4).batch(torch.tensor([0]), "cpu")[0, :, 0, 0]
     return ((values + 1) * 127.5).round().int().tolist()
 
 
@@ -52,7 +52,7 @@ def test_palettes_and_their_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "color"), [("F", 0.5), ("I", 70000), ("I", -1)])
 def test_values_without_a_known_range_are_refused(tmp_path: Path, mode: str, color: float) -> None:
     path = save(tmp_path / "0.tif", color, mode=mode)
-    assert "save it with 8 or 16 bits" in one_line(lambda: Pictures([path], 4))
+    assert "save it with 8 or 16 bits" in one_line(lambda: PictureFiles([path], 4))
 
 
 def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
@@ -61,14 +61,14 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     image.save(tmp_path / "0.png", exif=exif)
-    seen = Pictures([tmp_path / "0.png"], 8).batch(torch.tensor([0]), "cpu")
+    seen = PictureFiles([tmp_path / "0.png"], 8).batch(torch.tensor([0]), "cpu")
     assert seen[0, 0, 0, 0] == -1
     assert seen[0, 0, 7, 0] == 1
 
 
 def test_batches_are_what_pil_makes_of_the_files(tmp_path: Path) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(5)]
-    pictures = Pictures(paths, 16)
+    pictures = PictureFiles(paths, 16)
     assert len(pictures) == 5
     batch = pictures.batch(torch.tensor([3, 0, 3]), "cpu")
     assert batch.shape == (3, 3, 16, 16)
@@ -80,7 +80,7 @@ def test_batches_are_what_pil_makes_of_the_files(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_the_callers_own(tmp_path: Path) -> None:
-    pictures = Pictures([save(tmp_path / "0.png", "white")], 4)
+    pictures = PictureFiles([save(tmp_path / "0.png", "white")], 4)
     pictures.batch(torch.tensor([0]), "cpu").zero_()
     assert (pictures.batch(torch.tensor([0]), "cpu") == 1).all()
 
@@ -90,8 +90,8 @@ def test_the_memory_limit_changes_when_files_are_read_but_not_what_comes_out(
 ) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
     size = len(paths) * 3 * 16 * 16
-    kept = Pictures(paths, 16, memory_limit=size)
-    read = Pictures(paths, 16, memory_limit=size - 1)
+    kept = PictureFiles(paths, 16, memory_limit=size)
+    read = PictureFiles(paths, 16, memory_limit=size - 1)
     indices = torch.tensor([2, 1, 1])
     assert torch.equal(kept.batch(indices, "cpu"), read.batch(indices, "cpu"))
     for path in paths:
@@ -101,14 +101,14 @@ def test_the_memory_limit_changes_when_files_are_read_but_not_what_comes_out(
         read.batch(indices, "cpu")
 
 
-def test_half_of_theavailable_memory_is_the_limit(
+def test_half_of_the_available_memory_is_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "0.png")
     monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4)
-    kept = Pictures([path], 4)
+    kept = PictureFiles([path], 4)
     monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
-    read = Pictures([path], 4)
+    read = PictureFiles([path], 4)
     path.unlink()
     assert len(kept.batch(torch.tensor([0]), "cpu")) == 1
     with pytest.raises(UserError):
@@ -124,7 +124,7 @@ def test_the_machines_memory_is_a_sensible_number() -> None:
 @pytest.mark.parametrize("memory_limit", [None, 0])
 def test_batches_on_a_gpu(tmp_path: Path, memory_limit: int | None) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
-    pictures = Pictures(paths, 16, memory_limit=memory_limit)
+    pictures = PictureFiles(paths, 16, memory_limit=memory_limit)
     indices = torch.tensor([2, 0, 2])
     expected = pictures.batch(indices, "cpu")
     seen = pictures.batch(indices, "cuda")

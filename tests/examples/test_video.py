@@ -10,7 +10,7 @@ import pytest
 import torch
 from video_clips import make_clip, make_masks, make_video, save_frame
 
-from daad.data import Pictures
+from daad.data import PictureFiles
 from daad.errors import UserError
 from daad.frame_labels import load_labels
 from daad.video import TESTING, TRAINING, all_frames, excerpts, list_clips, load_video
@@ -54,7 +54,7 @@ def test_clips_and_frames_are_in_natural_order(
 def test_frames_of_each_format_are_read(tmp_path: Path, suffix: str) -> None:
     make_clip(tmp_path / TRAINING / "01", 2, suffix)
     (clip,) = list_clips(tmp_path, TRAINING)
-    x = Pictures(clip.frames, 32).batch(torch.tensor([1]), "cpu")
+    x = PictureFiles(clip.frames, 32).batch(torch.tensor([1]), "cpu")
     # inside the square, and outside of it in a corner; JPEG rings at the square's edges
     assert ((x[0, :, 5, 5] + 1) * 127.5).tolist() == pytest.approx([200] * 3, abs=20)
     assert ((x[0, :, 31, 0] + 1) * 127.5).tolist() == pytest.approx([65] * 3, abs=3)
@@ -88,10 +88,10 @@ def test_an_excerpt_is_its_clip(root: Path) -> None:
     clips = list_clips(root, TESTING)
     for seed, path in enumerate(all_frames(clips)):
         save_frame(path, position=seed, side=4)  # no two frames alike
-    pictures = Pictures(all_frames(clips), 32)
+    pictures = PictureFiles(all_frames(clips), 32)
     parts = list(excerpts(pictures, [3, 2]))
     assert [len(part) for part in parts] == [3, 2]
-    alone = Pictures(clips[1].frames, 32)
+    alone = PictureFiles(clips[1].frames, 32)
     for index in range(2):
         chosen = torch.tensor([index])
         got = parts[1].batch(chosen, torch.device("cpu"))
