@@ -10,7 +10,7 @@ from daad.errors import UserError
 from daad.files import write_atomically
 from daad.model import Discriminator, Generator
 
-NAME = "checkpoint.ckpt"
+CHECKPOINT = "checkpoint.ckpt"
 # What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
 RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
 # What of a checkpoint nothing but more training needs: two thirds of its bytes.
@@ -95,7 +95,7 @@ def load_models(
     run: Path, device: str | torch.device = "cpu"
 ) -> tuple[Config, Generator, Discriminator | None, dict[str, Any]]:
     """The configuration, networks (on `device`, in eval mode) and checkpoint of the run `run`."""
-    path = run / NAME
+    path = run / CHECKPOINT
     state = load_checkpoint(path)
     config = Config.from_dict(state["config"])
     generator = Generator(config)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from daad import report
 from daad.batches import Pictures
-from daad.checkpoint import NAME, load_models, save_checkpoint
+from daad.checkpoint import CHECKPOINT, load_models, save_checkpoint
 from daad.data import SUFFIXES, Category, PictureFiles, load_masks, table_place
 from daad.errors import UserError
 from daad.files import write_atomically, write_csv, write_json, write_means
@@ -147,14 +147,14 @@ def fit_scale(run: Path, pictures: Pictures, source: str, device: torch.device) 
     config, generator, discriminator, checkpoint = load_models(run, device)
     raw = score_pictures(generator, discriminator, pictures, config, device)
     scale = Scale.of(raw, source)
-    save_checkpoint(run / NAME, checkpoint | {"score_scale": scale.to_dict()})
+    save_checkpoint(run / CHECKPOINT, checkpoint | {"score_scale": scale.to_dict()})
     return scale
 
 
 def _stored_scale(run: Path, checkpoint: Mapping[str, Any]) -> Scale:
     if checkpoint.get("score_scale") is None:
         raise UserError(
-            f"{run / NAME}: holds no ranges of R and L over normal pictures, which scores are "
+            f"{run / CHECKPOINT}: holds no ranges of R and L over normal pictures, which scores are "
             f"scaled by; finish its training, which puts them there"
         )
     return Scale.from_dict(checkpoint["score_scale"])

@@ -13,7 +13,7 @@ import torch
 import blockmem
 from daad.batches import Pictures
 from daad.checkpoint import (
-    NAME,
+    CHECKPOINT,
     checkpoint_to_resume,
     load_checkpoint,
     require_same_settings,
@@ -69,9 +69,9 @@ def run_category(
     pictures = category.pictures(learned, config.image_size)
     tested = category.pictures(category.test, config.image_size)
     load_masks(category.test, config.image_size)  # a broken mask should not wait for the last epoch
-    resume = resume and (run / NAME).exists()
+    resume = resume and (run / CHECKPOINT).exists()
     if resume:
-        checkpoint_to_resume(run / NAME, config)
+        checkpoint_to_resume(run / CHECKPOINT, config)
         require_same_data(run, category.source)
     if is_first_process():  # nothing is written before all that can be checked is
         write_settings(run, config, category.source, hardware, resume=resume)
@@ -110,7 +110,7 @@ def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
 
 def require_resumable(run: Path, config: Config, subject: str) -> None:
     """UserError where training has begun in `run` with other settings than `config` (resolved)."""
-    if (run / NAME).exists():
+    if (run / CHECKPOINT).exists():
         stored = read_settings(run, subject).get("config")
         require_same_settings(run / SETTINGS, stored, config)
 
@@ -180,7 +180,7 @@ def write_settings(
     """
     name, before = hardware.name, _device_before(run) if resume else ""
     if before and before != name:
-        trained = load_checkpoint(run / NAME)["epoch"] >= config.epochs
+        trained = load_checkpoint(run / CHECKPOINT)["epoch"] >= config.epochs
         name = before if trained or before.endswith(f", then {name}") else f"{before}, then {name}"
     content = {
         "config": config.to_dict(),

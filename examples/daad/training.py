@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from daad.batch_norm import recompute_statistics
 from daad.batches import FLIPS, Pictures, epoch_order, flip, split_batches
-from daad.checkpoint import NAME, checkpoint_to_resume, load_state, save_checkpoint
+from daad.checkpoint import CHECKPOINT, checkpoint_to_resume, load_state, save_checkpoint
 from daad.config import Config
 from daad.devices import start_fabric
 from daad.errors import OutOfTime, UserError
@@ -58,7 +58,7 @@ def train(
     if not len(pictures):
         raise UserError("no pictures to train on; put normal ones into train/good")
     fabric = start_fabric(device, devices, num_nodes, config.precision)
-    state = checkpoint_to_resume(run / NAME, config) if resume else None
+    state = checkpoint_to_resume(run / CHECKPOINT, config) if resume else None
     console = Console(stderr=True) if fabric.is_global_zero else None
     if state is not None and state["epoch"] >= config.epochs:
         if console is not None:
@@ -78,7 +78,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self.fabric = fabric
-        self.path = run / NAME
+        self.path = run / CHECKPOINT
         # Built on the CPU, so that a seed means the same weights on every device.
         torch.manual_seed(config.seed)
         self.generator = Generator(config)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from daad.batches import Pictures
-from daad.checkpoint import NAME, checkpoint_to_resume, load_models
+from daad.checkpoint import CHECKPOINT, checkpoint_to_resume, load_models
 from daad.config import Config
 from daad.curves import score_curve
 from daad.data import PictureFiles
@@ -71,9 +71,9 @@ def run_video(
     device = pick_device(hardware.device)
     if is_first_process():
         claim_folders([run], resume=resume)
-    resume = resume and (run / NAME).exists()
+    resume = resume and (run / CHECKPOINT).exists()
     if resume:
-        checkpoint_to_resume(run / NAME, config)
+        checkpoint_to_resume(run / CHECKPOINT, config)
         require_same_data(run, video.source)
     learned = PictureFiles(all_frames(video.train), config.image_size)
     tested = PictureFiles(all_frames(video.test), config.image_size)

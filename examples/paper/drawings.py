@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from daad.checkpoint import NAME
+from daad.checkpoint import CHECKPOINT
 from daad.data import Category, table_place
 from daad.files import write_atomically
 from daad.plotting import DPI, save_figure
@@ -65,7 +65,7 @@ class Drawer:
                 path = f"{name}-{self.scale}-{category.name}.png"
                 if name not in RECONSTRUCTIONS:
                     yield path, area_figure(category, runs)
-                elif all((run / NAME).is_file() for run in runs.values()):
+                elif all((run / CHECKPOINT).is_file() for run in runs.values()):
                     samples = pick_samples(category, SHOWN)
                     yield path, reconstruction_figure(category, samples, runs, self.device)
 

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from torch import nn
 
-from daad.checkpoint import NAME, keep_weights
+from daad.checkpoint import CHECKPOINT, keep_weights
 from daad.config import Config
 from daad.data import Category, available_memory
 from daad.errors import OutOfTime, UserError
@@ -57,7 +57,7 @@ class Job:
             run_video(self.config, self.subject, self.run, hardware, **choices)
         else:
             run_category(self.config, self.subject, self.run, hardware, **choices)
-        keep_weights(self.run / NAME)
+        keep_weights(self.run / CHECKPOINT)
 
     @property
     def weights(self) -> int:

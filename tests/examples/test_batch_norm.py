@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from training_runs import FakePictures, assert_same, config
 
 from daad.batch_norm import recompute_statistics
-from daad.checkpoint import NAME, load_checkpoint, load_models
+from daad.checkpoint import CHECKPOINT, load_checkpoint, load_models
 from daad.model import Discriminator, Generator
 from daad.training import train
 
@@ -87,6 +87,8 @@ def test_more_epochs_go_on_as_if_nothing_had_been_recomputed(tmp_path: Path) -> 
         for epochs in stops:
             c = config(variant="daad+", epochs=epochs)
             train(c, FakePictures(), tmp_path / name, device="cpu", resume=epochs != stops[0])
-    whole, resumed = (load_checkpoint(tmp_path / name / NAME) for name in ("whole", "resumed"))
+    whole, resumed = (
+        load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "resumed")
+    )
     assert_same(whole["generator"], resumed["generator"])
     assert_same(whole["discriminator"], resumed["discriminator"])

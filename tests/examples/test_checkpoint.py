@@ -9,7 +9,7 @@ from training_runs import FakePictures, assert_same, config, read_history
 
 from daad import training
 from daad.checkpoint import (
-    NAME,
+    CHECKPOINT,
     keep_weights,
     load_checkpoint,
     load_models,
@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_checkpoint_is_plain_and_whole(trained: Path) -> None:
-    state = torch.load(trained / NAME, weights_only=True)
+    state = torch.load(trained / CHECKPOINT, weights_only=True)
     c = Config.from_dict(state["config"])
     assert c == config(variant="daad+")
     assert state["epoch"] == 2
@@ -45,10 +45,10 @@ def test_checkpoint_is_plain_and_whole(trained: Path) -> None:
 def test_seed_decides_the_run(trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(99)  # what came before does not
     train(config(variant="daad+"), FakePictures(), tmp_path / "again", device="cpu")
-    again = load_checkpoint(tmp_path / "again" / NAME)
-    assert_same(load_checkpoint(trained / NAME), again)
+    again = load_checkpoint(tmp_path / "again" / CHECKPOINT)
+    assert_same(load_checkpoint(trained / CHECKPOINT), again)
     train(config(variant="daad+", seed=1), FakePictures(), tmp_path / "other", device="cpu")
-    other = load_checkpoint(tmp_path / "other" / NAME)
+    other = load_checkpoint(tmp_path / "other" / CHECKPOINT)
     assert not torch.equal(other["random"], again["random"])
     key = "encoder.0.0.0.weight"
     assert not torch.equal(other["generator"][key], again["generator"][key])
@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state = {"config": {}, "epoch": 1, "generator": {}}
-    save_checkpoint(tmp_path / NAME, state)
+    save_checkpoint(tmp_path / CHECKPOINT, state)
 
     def fail(state: object, path: Path) -> None:
         path.write_bytes(b"half")
@@ -67,9 +67,9 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(UserError, match=r"checkpoint.ckpt: cannot be written \((No space|a\))"):
-        save_checkpoint(tmp_path / NAME, state | {"epoch": 2})
-    assert load_checkpoint(tmp_path / NAME) == state
-    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+        save_checkpoint(tmp_path / CHECKPOINT, state | {"epoch": 2})
+    assert load_checkpoint(tmp_path / CHECKPOINT) == state
+    assert [path.name for path in tmp_path.iterdir()] == [CHECKPOINT]
 
 
 @pytest.mark.parametrize("variant", ["daad", "daad+"])
@@ -77,11 +77,15 @@ def test_resumed_run_is_the_unbroken_run_bit_for_bit(variant: str, tmp_path: Pat
     c = config(variant=variant, epochs=4)
     train(c, FakePictures(), tmp_path / "unbroken", device="cpu")
     train(config(variant=variant, epochs=2), FakePictures(), tmp_path / "broken", device="cpu")
-    state = load_checkpoint(tmp_path / "broken" / NAME)
-    save_checkpoint(tmp_path / "broken" / NAME, state | {"score_scale": {"of": "old weights"}})
+    state = load_checkpoint(tmp_path / "broken" / CHECKPOINT)
+    save_checkpoint(
+        tmp_path / "broken" / CHECKPOINT, state | {"score_scale": {"of": "old weights"}}
+    )
     torch.manual_seed(99)
     train(c, FakePictures(), tmp_path / "broken", device="cpu", resume=True)
-    unbroken, broken = (load_checkpoint(tmp_path / name / NAME) for name in ("unbroken", "broken"))
+    unbroken, broken = (
+        load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("unbroken", "broken")
+    )
     assert_same(unbroken, broken)
     for a, b in zip(*map(read_history, (tmp_path / "unbroken", tmp_path / "broken")), strict=True):
         assert a | {"seconds": ""} == b | {"seconds": ""}
@@ -114,9 +118,9 @@ def test_checkpoints_come_when_asked_and_at_the_end(
 
 def test_weights_alone_are_judged_and_not_trained_on(trained: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run")
-    whole = (run / NAME).stat().st_size
-    keep_weights(run / NAME)
-    assert (run / NAME).stat().st_size < 0.4 * whole
+    whole = (run / CHECKPOINT).stat().st_size
+    keep_weights(run / CHECKPOINT)
+    assert (run / CHECKPOINT).stat().st_size < 0.4 * whole
     c = config(variant="daad+")
     for one, other in zip(load_models(run)[1:3], load_models(trained)[1:3], strict=True):
         assert_same(one.state_dict(), other.state_dict())
@@ -127,10 +131,10 @@ def test_weights_alone_are_judged_and_not_trained_on(trained: Path, tmp_path: Pa
 
 
 def test_finished_run_has_nothing_left(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (trained / NAME).read_bytes()
+    before = (trained / CHECKPOINT).read_bytes()
     train(config(variant="daad+"), FakePictures(), trained, device="cpu", resume=True)
     assert "nothing left to train" in capsys.readouterr().err
-    assert (trained / NAME).read_bytes() == before
+    assert (trained / CHECKPOINT).read_bytes() == before
 
 
 def test_resume_names_the_settings_that_differ(trained: Path) -> None:
@@ -146,27 +150,27 @@ def test_resume_needs_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"hello", None])
 def test_broken_checkpoint_is_named(content: bytes | None, trained: Path, tmp_path: Path) -> None:
-    whole = (trained / NAME).read_bytes()
-    (tmp_path / NAME).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    whole = (trained / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) // 2] if content is None else content)
     with pytest.raises(UserError, match=r"checkpoint\.ckpt: not a readable checkpoint"):
         load_models(tmp_path, "cpu")
 
 
 def test_checkpoint_of_another_kind_is_named(tmp_path: Path) -> None:
-    torch.save({"weights": torch.zeros(2)}, tmp_path / NAME)
+    torch.save({"weights": torch.zeros(2)}, tmp_path / CHECKPOINT)
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path / NAME)
+        load_checkpoint(tmp_path / CHECKPOINT)
 
 
 def test_checkpoint_with_code_in_it_is_refused(tmp_path: Path) -> None:
-    torch.save({"config": {}, "epoch": 1, "generator": Path("x")}, tmp_path / NAME)
+    torch.save({"config": {}, "epoch": 1, "generator": Path("x")}, tmp_path / CHECKPOINT)
     with pytest.raises(UserError, match="not a readable checkpoint"):
-        load_checkpoint(tmp_path / NAME)
+        load_checkpoint(tmp_path / CHECKPOINT)
 
 
 def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> None:
-    state = load_checkpoint(trained / NAME)
+    state = load_checkpoint(trained / CHECKPOINT)
     state["generator"].pop("head.2.bias")
-    save_checkpoint(tmp_path / NAME, state)
+    save_checkpoint(tmp_path / CHECKPOINT, state)
     with pytest.raises(UserError, match="weights do not fit"):
         load_models(tmp_path, "cpu")

@@ -16,7 +16,7 @@ from picture_files import make_category
 from PIL import Image
 from video_clips import make_video
 
-from daad.checkpoint import NAME, save_checkpoint
+from daad.checkpoint import CHECKPOINT, save_checkpoint
 from daad.data import Category, load_category
 from daad.files import write_csv, write_json
 from daad.model import Generator
@@ -57,7 +57,7 @@ def make_run(out: Path, setting: Setting, category: Category, seed: int = 0) -> 
     torch.manual_seed(seed)
     state = {"config": config.to_dict(), "generator": Generator(config).state_dict()}
     if not config.discriminator:  # else nothing is drawn from it here but its scores
-        save_checkpoint(run / NAME, {"epoch": config.epochs, **state})
+        save_checkpoint(run / CHECKPOINT, {"epoch": config.epochs, **state})
     write_settings(run, config, category.source, Hardware("cpu"))
     choices = {"gamma": config.gamma, "batch_norm": config.batch_norm, "scaling": config.scaling}
     anomalous = sum(one.label for one in category.test)
@@ -178,7 +178,7 @@ def test_reconstructions_need_the_networks(tmp_path: Path, categories: Subjects)
     out = tmp_path / "out"
     runs = [make_run(out, setting, categories["bottle"]) for setting in fitting("figure2")]
     records = collect(out)
-    (runs[0] / NAME).unlink()
+    (runs[0] / CHECKPOINT).unlink()
     assert draw(tmp_path / "1", out, categories, "figure2", records=records) == []
     make_run(out, fitting("figure2")[0], categories["bottle"])
     (runs[3] / METRICS).unlink()

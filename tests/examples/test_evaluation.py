@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from daad.checkpoint import NAME, load_checkpoint, save_checkpoint
+from daad.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from daad.config import Config
 from daad.data import Category, PictureFiles, load_category
 from daad.errors import UserError
@@ -75,7 +75,7 @@ def make_run(run: Path, variant: str = "daad", **settings: Any) -> Path:
         "history": [],
         "score_scale": None,
     }
-    save_checkpoint(run / NAME, state | extra)
+    save_checkpoint(run / CHECKPOINT, state | extra)
     return run
 
 
@@ -143,9 +143,9 @@ def test_pixels_count_where_their_mask_is_known(tmp_path: Path, category: Catego
     run = make_run(tmp_path / "run")
     metrics = evaluate(run, category, CPU)
 
-    config = Config.from_dict(load_checkpoint(run / NAME)["config"])
+    config = Config.from_dict(load_checkpoint(run / CHECKPOINT)["config"])
     generator = Generator(config)
-    generator.load_state_dict(load_checkpoint(run / NAME)["generator"])
+    generator.load_state_dict(load_checkpoint(run / CHECKPOINT)["generator"])
     pictures = PictureFiles([sample.path for sample in category.test], SIZE)
     maps = score_pictures(generator, None, pictures, config, CPU).error_maps.numpy()
     mask = np.zeros((SIZE, SIZE), bool)
@@ -206,7 +206,7 @@ def test_all_files_are_there_and_no_temporary_ones(tmp_path: Path, category: Cat
     evaluate(run, category, CPU)
     found = sorted(path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in ("history", "reconstructions", "roc", "scores")]
-    assert found == [NAME, *figures, "metrics.json", "report.html", "scores.csv"]
+    assert found == [CHECKPOINT, *figures, "metrics.json", "report.html", "scores.csv"]
 
 
 def test_oracle_is_the_best_epoch_and_says_so(tmp_path: Path, category: Category) -> None:
@@ -239,10 +239,10 @@ def test_scaling_by_normals_without_their_ranges(tmp_path: Path, category: Categ
 
 def test_fitted_scale_joins_the_checkpoint(tmp_path: Path, category: Category) -> None:
     run = make_run(tmp_path / "run", "daad+")
-    before = load_checkpoint(run / NAME)
+    before = load_checkpoint(run / CHECKPOINT)
     pictures = PictureFiles([sample.path for sample in category.train], SIZE)
     scale = fit_scale(run, pictures, "train", CPU)
-    after = load_checkpoint(run / NAME)
+    after = load_checkpoint(run / CHECKPOINT)
     assert after["score_scale"] == scale.to_dict()
     assert scale.source == "train"
     assert scale.reconstruction[0] < scale.reconstruction[1]

@@ -8,7 +8,7 @@ from torch import Tensor
 from training_runs import FakePictures, assert_same, config
 
 from blockmem import divide
-from daad.checkpoint import NAME, load_checkpoint
+from daad.checkpoint import CHECKPOINT, load_checkpoint
 from daad.memory_init import fill_memories
 from daad.model import Generator
 from daad.training import train
@@ -70,7 +70,7 @@ def test_training_begins_with_them_and_a_resumed_one_does_not_again(tmp_path: Pa
             train(c, FakePictures(), tmp_path / name, device="cpu", resume=epochs != stops[0])
     train(config(epochs=2), FakePictures(), tmp_path / "plain", device="cpu")
     whole, resumed, plain = (
-        load_checkpoint(tmp_path / name / NAME)["generator"]
+        load_checkpoint(tmp_path / name / CHECKPOINT)["generator"]
         for name in ("whole", "resumed", "plain")
     )
     assert_same(whole, resumed)

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from daad.checkpoint import NAME, load_models, save_checkpoint
+from daad.checkpoint import CHECKPOINT, load_models, save_checkpoint
 from daad.config import Config
 from daad.data import Category, load_category
 from daad.errors import UserError
@@ -57,7 +57,7 @@ def make_run(run: Path, category: Category, variant: str = "ae", image_size: int
     config = Config(variant=variant, image_size=image_size, **network).resolve()
     torch.manual_seed(0)
     state = {"config": config.to_dict(), "epoch": 0, "generator": Generator(config).state_dict()}
-    save_checkpoint(run / NAME, state)
+    save_checkpoint(run / CHECKPOINT, state)
     write_settings(run, config, category.source, Hardware())
     return run
 

@@ -23,7 +23,7 @@ from scripts import Done, call
 from training_runs import assert_same, break_off
 
 import reproduce
-from daad.checkpoint import NAME, OF_TRAINING, load_checkpoint
+from daad.checkpoint import CHECKPOINT, OF_TRAINING, load_checkpoint
 from daad.errors import UserError
 from daad.training import Trainer
 from paper import jobs
@@ -81,7 +81,7 @@ def assert_as_if_unbroken(folder: Path, whole: Path) -> None:
     for setting in ("ae", "daad"):
         one, other = (folder_of(where, setting) for where in (folder, whole))
         assert (one / "scores.csv").read_bytes() == (other / "scores.csv").read_bytes()
-        mine, reference = (load_checkpoint(run / NAME) for run in (one, other))
+        mine, reference = (load_checkpoint(run / CHECKPOINT) for run in (one, other))
         assert_same(mine, reference)
 
 
@@ -114,7 +114,7 @@ def test_a_budget_stops_after_the_epoch_and_nothing_is_lost(
     said = " ".join(done.stdout.split())
     assert "ae, ped2, seed 0: stopped before its last epoch, out of time; it can go on" in said
     assert "Out of time: 1 run(s) have not begun" in said
-    assert load_checkpoint(folder_of(tmp_path, "ae") / NAME)["epoch"] == 1
+    assert load_checkpoint(folder_of(tmp_path, "ae") / CHECKPOINT)["epoch"] == 1
     assert not folder_of(tmp_path, "daad").exists()
     assert results(tmp_path) == []
     assert "Not run." in section(page_of(tmp_path), PED2)
@@ -155,7 +155,7 @@ def test_a_budget_stops_runs_of_photographs_too(
     assert begun == [1]
     assert "daad, bottle, seed 0: stopped" in done.stdout
     run = tmp_path / "out" / "small" / "daad" / "bottle" / "seed-0"
-    assert load_checkpoint(run / NAME)["epoch"] == 1
+    assert load_checkpoint(run / CHECKPOINT)["epoch"] == 1
     assert not (run / "scores.csv").exists()
 
     begun = count_epochs(monkeypatch)
@@ -254,7 +254,7 @@ def test_what_broke_off_goes_on(
         assert script(data, tmp_path).returncode != 0
     assert without_time(results(tmp_path)) == without_time(results(whole)[:1])
     assert networks(tmp_path) == ["AE"]
-    kept = folder_of(tmp_path, "ae") / NAME
+    kept = folder_of(tmp_path, "ae") / CHECKPOINT
     before = kept.stat().st_mtime_ns
 
     begun = count_epochs(monkeypatch)

@@ -7,7 +7,7 @@ import pytest
 from training_runs import config
 
 from daad import runs
-from daad.checkpoint import NAME, save_checkpoint
+from daad.checkpoint import CHECKPOINT, save_checkpoint
 from daad.runs import Hardware, write_settings
 
 
@@ -16,7 +16,9 @@ def note(
 ) -> str:
     """The name in config.json when the run, `epoch` of 2 epochs old, goes on with `device`."""
     patch.setattr(runs, "device_name", lambda _: device)
-    save_checkpoint(run / NAME, {"config": config().to_dict(), "epoch": epoch, "generator": {}})
+    save_checkpoint(
+        run / CHECKPOINT, {"config": config().to_dict(), "epoch": epoch, "generator": {}}
+    )
     write_settings(run, config(), {"root": "x"}, Hardware("cpu"), resume=resume)
     name: str = json.loads((run / "config.json").read_text())["hardware"]["name"]
     return name

@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 from training_runs import FakePictures, assert_same, config, read_history
 
-from daad.checkpoint import NAME, load_checkpoint
+from daad.checkpoint import CHECKPOINT, load_checkpoint
 from daad.errors import OutOfTime, UserError
 from daad.training import Trainer, train
 
@@ -47,7 +47,9 @@ def test_a_cosine_goes_on_only_to_the_epochs_it_was_made_for(tmp_path: Path) -> 
         train(longer, pictures, tmp_path / "stopped", device="cpu", resume=True)
     train(c, pictures, tmp_path / "stopped", device="cpu", resume=True)
     train(c, pictures, tmp_path / "whole", device="cpu")
-    stopped, whole = (load_checkpoint(tmp_path / name / NAME) for name in ("stopped", "whole"))
+    stopped, whole = (
+        load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("stopped", "whole")
+    )
     assert_same(stopped, whole)
 
 
@@ -61,13 +63,13 @@ def test_a_deadline_ends_training_after_an_epoch_that_is_kept(every: int, tmp_pa
                 c, FakePictures(), tmp_path / "cut", device="cpu", resume=epoch > 1,
                 deadline=time.monotonic(),
             )  # fmt: skip
-        assert load_checkpoint(tmp_path / "cut" / NAME)["epoch"] == epoch
+        assert load_checkpoint(tmp_path / "cut" / CHECKPOINT)["epoch"] == epoch
         assert len(read_history(tmp_path / "cut")) == epoch
     # The last epoch is the end of it, whatever the time; and so it is when it was done before.
     for _ in range(2):
         late = {"resume": True, "deadline": time.monotonic()}
         train(c, FakePictures(), tmp_path / "cut", device="cpu", **late)
-        whole, cut = (load_checkpoint(tmp_path / name / NAME) for name in ("whole", "cut"))
+        whole, cut = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "cut"))
         assert_same(cut, whole)
 
 
@@ -89,5 +91,5 @@ def test_a_deadline_is_looked_at_after_each_epoch(
         train(
             c, FakePictures(), tmp_path, device="cpu", scorer=lambda *_: 0.5, deadline=now + 100
         )  # fmt: skip
-    assert load_checkpoint(tmp_path / NAME)["epoch"] == 2
+    assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 2
     assert [row["auroc"] for row in read_history(tmp_path)] == ["0.5", "0.5"]

@@ -15,7 +15,7 @@ from torch.nn import functional
 from training_runs import FakePictures, assert_same, config, read_history
 
 from daad import training
-from daad.checkpoint import NAME, load_checkpoint, load_models
+from daad.checkpoint import CHECKPOINT, load_checkpoint, load_models
 from daad.devices import start_fabric
 from daad.errors import UserError
 from daad.model import Discriminator, Generator
@@ -146,7 +146,7 @@ def test_float16_scales_each_loss_by_a_scaler_of_its_own(
     monkeypatch.setattr(training, "start_fabric", fabric)
     choices = {"variant": "daad+", "precision": "16"}
     train(config(epochs=8, **choices), FakePictures(), tmp_path)
-    state = load_checkpoint(tmp_path / NAME)
+    state = load_checkpoint(tmp_path / CHECKPOINT)
     scales = {name: scaler["scale"] for name, scaler in state["scalers"].items()}
     # With lambda_rec in it, G's loss overflows float16 at scales that D's loss can take.
     assert scales["generator"] < scales["discriminator"]
@@ -156,7 +156,7 @@ def test_float16_scales_each_loss_by_a_scaler_of_its_own(
     assert state["history"][-1]["reconstruction"] < state["history"][0]["reconstruction"]
 
     train(config(epochs=9, **choices), FakePictures(), tmp_path, resume=True)
-    after = load_checkpoint(tmp_path / NAME)["scalers"]["discriminator"]
+    after = load_checkpoint(tmp_path / CHECKPOINT)["scalers"]["discriminator"]
     before = state["scalers"]["discriminator"]
     assert after == before | {"_growth_tracker": before["_growth_tracker"] + 2}
 
@@ -192,7 +192,7 @@ def test_scorer_sees_eval_mode_on_its_epochs_only(tmp_path: Path) -> None:
     assert aurocs == ["", "0.75", "", "0.75", ""]
     # Looking does not change the run
     train(config(variant="daad+", epochs=5), FakePictures(2), tmp_path / "not", device="cpu")
-    scored, unseen = (load_checkpoint(tmp_path / name / NAME) for name in ("scored", "not"))
+    scored, unseen = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("scored", "not"))
     assert_same(scored["generator"], unseen["generator"])
     assert_same(scored["discriminator"], unseen["discriminator"])
 
@@ -218,7 +218,7 @@ def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: P
     c = config(epochs=5, checkpoint_every=1)
     with pytest.raises(UserError, match=r"epoch 3: .*reconstruction.*--lr.*last good checkpoint"):
         train(c, Spoilt(), tmp_path, device="cpu")
-    assert load_checkpoint(tmp_path / NAME)["epoch"] == 2
+    assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 2
 
 
 def test_weights_that_are_not_finite_are_not_saved(
@@ -235,7 +235,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     monkeypatch.setattr(Trainer, "_update", spoil)
     with pytest.raises(UserError, match=r"epoch 2: .*generator's weights"):
         train(config(checkpoint_every=1), FakePictures(4), tmp_path, device="cpu")
-    assert load_checkpoint(tmp_path / NAME)["epoch"] == 1
+    assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 1
 
 
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
