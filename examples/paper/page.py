@@ -219,7 +219,8 @@ def _how(
     has_papers_figures = any(one.paper is not None for one in summaries)
     parentheses = " In parentheses the paper's figure." if has_papers_figures else ""
     counts = sorted({len(one.values) for one in summaries if one.subject is not None})
-    each = f" ({' or '.join(map(str, counts))} a figure)" if len(counts) > 1 else ""
+    fewer = ", ".join(map(str, counts[:-1]))
+    each = f" ({fewer} or {counts[-1]} of them a figure)" if fewer else ""
     return (
         f"Pictures of {sizes}; {training};{addressing} seeds {seeds}{each}. {len(used)} runs, {minutes:.0f} "
         f"minutes of training on {devices}.{parentheses}\n\n"

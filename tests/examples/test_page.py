@@ -155,6 +155,15 @@ def test_how_it_was_made_is_said() -> None:
     assert f"\n```sh\n{command}\n```" in text
 
 
+def test_how_many_seeds_a_figure_has_is_said() -> None:
+    runs = [made("daad", "bottle", 0.9, seed) for seed in range(5)]
+    runs += [made("ae", "bottle", 0.8, seed) for seed in range(3)]
+    three = section(show(*runs), "Table 3")
+    assert "seeds 0,1,2,3,4 (3 or 5 of them a figure). 8 runs" in three
+    four = section(show(*runs, made("memae", "bottle", 0.7)), "Table 3")
+    assert "seeds 0,1,2,3,4 (1, 3 or 5 of them a figure). 9 runs" in four
+
+
 def test_scales_have_tables_of_their_own() -> None:
     runs = [made("daad+", "bottle", 0.9), made("daad+", "bottle", 0.8, scale="paper", **PAPER)]
     text = section(show(*runs), "Table 3")
