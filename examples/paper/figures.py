@@ -205,11 +205,13 @@ def _mean_series(several: Sequence[Series]) -> Series:
 
 def _draw_values(axes: Axes, series: Series, colour: str) -> None:
     numbers, means = _means(series)
-    line = "-" if len(numbers) > 1 else "none"
-    mark = "" if len(numbers) > 1 else "."  # or the legend would show a line that there is not
-    axes.plot(numbers, means, line, marker=mark, color=colour, linewidth=1.8, label=series.name)
+    line = len(numbers) > 1  # else the legend would show one that there is not
+    if line:
+        axes.plot(numbers, means, color=colour, linewidth=1.8, label=series.name)
     dots = [(number, value) for number in numbers for value in series.values[number]]
-    axes.scatter(*zip(*dots, strict=True), s=16, color=colour, alpha=0.6, linewidth=0, zorder=3)
+    label = None if line else series.name
+    style = {"s": 16, "color": colour, "alpha": 0.6, "linewidth": 0, "zorder": 3}
+    axes.scatter(*zip(*dots, strict=True), label=label, **style)
 
 
 def _log_axis(axes: Axes, numbers: Sequence[float]) -> None:

@@ -201,6 +201,16 @@ def test_a_curve_has_means_seeds_and_the_papers_figures(tmp_path) -> None:
     assert is_drawn(figure, tmp_path / "curve.png")
 
 
+def test_a_category_with_one_number_is_dots_without_a_line() -> None:
+    figure = curve_figure(
+        "N", [Series("bottle", {2: [0.8], 4: [0.7]}), Series("grid", {4: [0.6]})], {}
+    )
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["bottle"]
+    assert points(axes, 1) == [(4, 0.6)]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["bottle", "grid"]
+
+
 def labels(figure: Figure) -> list[str]:
     figure.draw_without_rendering()
     return [text.get_text() for text in figure.axes[0].get_xticklabels()]
@@ -210,12 +220,12 @@ def test_of_many_categories_the_mean_stands_out(tmp_path) -> None:
     several = [Series(f"c{n}", {4: [n / 10, n / 10], 8: [n / 20]}) for n in range(1, 8)]
     several[0] = Series("c1", {4: [0.1, 0.3]})  # not run yet at 8
     figure = curve_figure("r", [*several, Series("not run", {})], {4: 0.8})
-    *thin, mean, paper = figure.axes[0].get_lines()
+    *thin, paper = figure.axes[0].get_lines()
+    (mean,) = figure.axes[0].collections  # of one number: a dot and no line
     assert len(thin) == 7
     assert len({line.get_color() for line in thin}) == 1
     assert mean.get_label() == "their mean"
-    assert mean.get_xdata().tolist() == [4]
-    assert mean.get_ydata() == pytest.approx([(0.2 + sum(range(2, 8)) / 10) / 7])
+    assert points(figure.axes[0], 0) == [(4, pytest.approx((0.2 + sum(range(2, 8)) / 10) / 7))]
     assert paper.get_label() == "the paper, 15 categories"
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["7 categories", "their mean", "the paper, 15 categories"]
