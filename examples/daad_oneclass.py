@@ -46,14 +46,7 @@ from daad.options import (
     make_app,
     run_app,
 )
-from daad.runs import (
-    Hardware,
-    claim_folders,
-    finished,
-    require_resumable,
-    require_same_data,
-    run_category,
-)
+from daad.runs import Hardware, claim_folders, finished, require_resumable, run_category
 
 # 40 epochs of 5000 to 6000 pictures are about as many steps as the paper's 1000 of bottle's 209.
 DEFAULTS = {"epochs": 40, "checkpoint_every": 5}
@@ -154,8 +147,7 @@ def _train_classes(
     runs = [out / name for name in names]
     claim_folders(runs, resume=resume)  # all are looked at before hours go into the first
     for name, run in zip(names, runs, strict=True):
-        require_resumable(run, config, "dataset")
-        require_same_data(run, one_class(data, name).source)
+        require_resumable(run, config, "dataset", one_class(data, name).source)
     for name, run in zip(names, runs, strict=True):
         if finished(run, config, "dataset") is not None:
             console.print(f"[bold]{data.name} {name}[/bold]: finished before, kept")

@@ -52,6 +52,11 @@ def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
     return pixels.to(device, non_blocking=True).to(torch.float32).div_(127.5).sub_(1)
 
 
+def to_bytes(x: Tensor) -> Tensor:
+    """Pixels of any shape in [-1, 1] as uint8, those beyond as black or white; back from `to_floats`."""
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def epoch_order(
     count: int, random: torch.Generator, rank: int = 0, world_size: int = 1
 ) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from daad import report
-from daad.batches import Pictures
+from daad.batches import Pictures, to_bytes
 from daad.checkpoint import CHECKPOINT, load_models, save_checkpoint
 from daad.data import SUFFIXES, Category, PictureFiles, load_masks, table_place
 from daad.errors import UserError
@@ -206,7 +206,7 @@ def _write_heatmaps(
     top = float(np.percentile(error_maps.numpy(), 99.9)) or 1.0
     for index, name in enumerate(names):
         x = pictures.batch(torch.tensor([index]), "cpu")[0]
-        picture = ((x + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        picture = to_bytes(x).permute(1, 2, 0).numpy()
         shares = np.clip(error_maps[index].numpy() / top, 0, 1)
         heat = colormaps[report.HEAT](shares, bytes=True)[..., :3]
         image = Image.fromarray(np.concatenate([picture, heat], axis=1))

@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
-from daad.batches import Pictures
+from daad.batches import Pictures, to_bytes
 from daad.config import Config
 from daad.data import GOOD, Sample
 from daad.files import write_text
@@ -80,7 +80,7 @@ def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
 def _reconstructions(findings: Findings) -> Figure:
     rows = pick_rows(findings.samples, findings.scores)
     shown = findings.pictures.batch(torch.tensor(rows), "cpu")
-    inputs = ((shown + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    inputs = to_bytes(shown).permute(0, 2, 3, 1).numpy()
     outputs = findings.raw.reconstructions[rows].permute(0, 2, 3, 1).numpy()
     errors = findings.raw.error_maps[rows].numpy()
     truth = any(sample.mask for sample in findings.samples)

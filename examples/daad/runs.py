@@ -108,11 +108,15 @@ def finished(run: Path, config: Config, subject: str) -> dict[str, Any] | None:
     return metrics if whole and not differ else None
 
 
-def require_resumable(run: Path, config: Config, subject: str) -> None:
-    """UserError where training has begun in `run` with other settings than `config` (resolved)."""
+def require_resumable(run: Path, config: Config, subject: str, source: Mapping[str, str]) -> None:
+    """UserError where training has begun in `run` with other settings or on other data.
+
+    config: resolved. subject: see `read_settings`. source: see `require_same_data`.
+    """
     if (run / CHECKPOINT).exists():
         stored = read_settings(run, subject).get("config")
         require_same_settings(run / SETTINGS, stored, config)
+        require_same_data(run, source)
 
 
 def require_same_data(run: Path, source: Mapping[str, str]) -> None:

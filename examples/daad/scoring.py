@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics.functional.classification import binary_auroc
 
-from daad.batches import Pictures
+from daad.batches import Pictures, to_bytes
 from daad.config import Config
 from daad.errors import UserError
 from daad.light import brightness
@@ -30,7 +30,7 @@ class Raw:
     alignment: (n,) float64, L(x) of Eq. 7; None without a discriminator.
     error_maps: (n, S, S) float32, squared difference averaged over the channels.
     reconstructions: (n, 3, S, S) uint8.
-    brightness: (n,) float64, see `daad.light`; of the pictures, whatever is made of them.
+    brightness: (n,) float64, of the pictures themselves, see `daad.light`.
     """
 
     reconstruction: Tensor
@@ -92,8 +92,7 @@ def _score_batch(
         alignment = distances(feature, feature_hat, config.alignment_distance).cpu().double()
     reconstruction = distances(x, x_hat, config.distance).cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
-    picture = ((x_hat + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return reconstruction, alignment, error_map.cpu(), picture.cpu(), brightness(x)
+    return reconstruction, alignment, error_map.cpu(), to_bytes(x_hat).cpu(), brightness(x)
 
 
 @contextmanager

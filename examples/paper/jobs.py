@@ -18,7 +18,7 @@ from daad.data import Category, available_memory
 from daad.errors import OutOfTime, UserError
 from daad.model import Discriminator, Generator
 from daad.oneclass import OneClass
-from daad.runs import Hardware, require_resumable, require_same_data, run_category
+from daad.runs import Hardware, require_resumable, run_category
 from daad.video import Video
 from daad.video_runs import run_video
 from paper.records import is_finished, run_folder
@@ -109,17 +109,15 @@ def missing_jobs(
     unique = list({job.run: job for job in jobs}.values())
     missing = [job for job in unique if not (job.run in known or job.finished)]
     for job in unique:
-        if job.run.exists():
-            _require_usable(job, finished=job not in missing)
+        if job.run.exists() and job.run not in known:
+            _require_resumable(job)
     console.print(f"{len(unique)} runs: {len(unique) - len(missing)} finished before, kept")
     return missing
 
 
-def _require_usable(job: Job, *, finished: bool) -> None:
+def _require_resumable(job: Job) -> None:
     try:
-        require_same_data(job.run, job.subject.source)
-        if not finished:
-            require_resumable(job.run, job.config, "root")
+        require_resumable(job.run, job.config, "root", job.subject.source)
     except UserError as error:
         raise UserError(f"{error}: move {job.run} away, or give another --out") from error
 

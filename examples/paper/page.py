@@ -37,8 +37,8 @@ SCALE_WORDS = {
 SMALL_ALREADY = _SMALL.format("fewer channels, fewer epochs")
 ONE_CLASS = (
     "The paper's r 8 does not fit pictures of 32x32, whose last map is 2x2, and it gives neither r nor N nor "
-    'epochs for them: those here are ours at any scale. Its "Ours" stands beside DAAD; it does not say whether it is DAAD+. Its MemAE is quoted from '
-    "others, who tested on a part of the test set."
+    'epochs for them: those here are ours at any scale. Its "Ours" stands beside DAAD; it does not say '
+    "whether it is DAAD+. Its MemAE is quoted from others, who tested on a part of the test set."
 )
 # In the order of the paper; what it shows without figures has a heading and a sentence here.
 SECTIONS = (

@@ -167,15 +167,12 @@ def _outcome(run: Path, config: Config) -> tuple[dict[str, Any], Areas, float] |
         with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         counts = metrics["counts"]
-        if len(rows) != (counts["frames"] if "frames" in counts else _pictures(counts)):
+        scored = counts.get("frames") or counts["good"] + counts["anomalous"]
+        if len(rows) != scored:
             return None  # cut short
         return metrics, _areas(rows), _seconds(run / "history.csv")
     except (OSError, IndexError, KeyError, TypeError, ValueError):
         return None
-
-
-def _pictures(counts: dict[str, int]) -> int:
-    return counts["good"] + counts["anomalous"]
 
 
 def _areas(rows: Sequence[dict[str, str]]) -> Areas:

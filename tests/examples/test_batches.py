@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from daad.batches import epoch_order, flip, split_batches
+from daad.batches import epoch_order, flip, split_batches, to_bytes, to_floats
+
+
+def test_bytes_come_back_and_what_lies_beyond_is_black_or_white() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_bytes(to_floats(pixels, torch.device("cpu"))), pixels)
+    assert to_bytes(torch.tensor([-3.0, 1.5])).tolist() == [0, 255]
 
 
 def test_flip_mirrors_each_picture_by_its_own_choice() -> None:
