@@ -24,7 +24,7 @@ from blockmem.division import assemble, divide
 
 SIMILARITIES = ("cosine", "dot")
 ULPS = 2.0**-21  # four units in the last place of float32
-MAX_EXPONENT = 80.0  # exp(+-80) and sums of 1000s of it are normal float32 numbers
+MAX_EXPONENT = 64.0  # sums of 10000s of exp(+-64), times items, are normal float32 numbers
 
 
 class Addressing(NamedTuple):

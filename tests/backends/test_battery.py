@@ -29,7 +29,7 @@ def skip_unless_taken(place, dtype=torch.float32, temperature=1.0):
     """Triton's edges; what it refuses is a test of its own."""
     if place.backend != "triton":
         return
-    if dtype == torch.float64 or temperature < 1 / 80:
+    if dtype == torch.float64 or temperature < 1 / 64:
         pytest.skip("not of the Triton backend")
     if INTERPRETED and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter does not multiply bfloat16")

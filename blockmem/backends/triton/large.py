@@ -1,184 +1,164 @@
-"""Kernels for large blocks, such as DAAD's of 2048 to 16384 elements: matrix products over the map.
+"""Kernels for large blocks, such as DAAD's of 2048 to 16384 elements, round matrix products that the
+GPU's own library multiplies.
 
-Logits come from a product split along D, in which norms are summed too; softmax and shrinkage from
-a kernel on `(R, N)`, which is small beside `(R, D)`; answers and gradients from products whose
-other side is the map itself. Shapes in comments are of tiles: R blocks, N items, K elements. A call
-takes `blocks` blocks from number `first`; tables `(blocks, items)` have rows of `width`, a multiple
-of 16, so that they can be read 16 bytes at a time.
+Blocks are copied to rows `(R, D)` in the order of the memory's, `(*s, c)`, and back; between the
+products one program a row makes weights of logits, `(R, N)`, and gradients of logits. Tables
+`(R, N)` have rows of `width`, N filled up with zeros, for which the library has its fast products.
 """
 
 import triton
 import triton.language as tl
 
-from blockmem.backends.triton.maths import (
-    as_operand,
-    inverse_norms,
-    load_blocks,
-    load_rows,
-    logit_gradients,
-    nonzero,
-    shrink,
-    square_norms,
-    store_blocks,
-)
+from blockmem.backends.triton.maths import LN_2, LOG2_E, in_runs, inverse_norms, nonzero
 
 
 @triton.jit
-def products_kernel(
-    x, x_strides, grid_sizes, first, blocks, memory, items, width, share,
-    products, squares, item_squares,
-    BLOCK: tl.constexpr, X_RUNS: tl.constexpr, NORMS: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
+def _places(
+    count, sizes, grid_steps, inner_steps, channels,
+    BLOCK: tl.constexpr, POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """Over one share of the elements: x . m_i `(share, R, N)`, and with NORMS |x|^2 and |m_i|^2."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    n = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
-    part = tl.program_id(2)
-    D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    square = tl.zeros((ROWS,), tl.float32)
-    item_square = tl.zeros((ITEMS,), tl.float32)
-    product = tl.zeros((ROWS, ITEMS), tl.float32)
-    for start in range(part * share, min((part + 1) * share, D), ELEMENTS):
-        elements = start + tl.arange(0, ELEMENTS)
-        q = load_blocks(
-            x, first + rows, first + blocks, elements, grid_sizes, x_strides, BLOCK, X_RUNS
-        )
-        m = load_rows(memory, n, items, elements, D)  # (N, K)
-        product = tl.dot(q, m.trans(), product, input_precision=PRECISION)
-        if NORMS:
-            square += square_norms(q)
-            item_square += square_norms(m)
-    row = part.to(tl.int64) * blocks + rows
-    mask = (rows < blocks)[:, None] & (n < width)[None, :]
-    tl.store(products + row[:, None] * width + n[None, :], product, mask=mask)
-    if NORMS:  # once for each row and column of tiles
-        tl.store(squares + row, square, mask=(rows < blocks) & (tl.program_id(1) == 0))
-        at = part * width + n
-        tl.store(item_squares + at, item_square, mask=(n < width) & (tl.program_id(0) == 0))
+    """A tile of positions and channels of a map, and where they are in rows.
+
+    Of each position batch, place along three axes, number of its first block, and place of its
+    first channel within the row; of each channel the number of its block and its place within;
+    and what of the tile is in the map.
+    """
+    positions = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+    c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    third = positions % sizes[2]
+    rest = positions // sizes[2]
+    second = rest % sizes[1]
+    rest = rest // sizes[1]
+    first = rest % sizes[0]
+    batch = rest // sizes[0]
+    block = batch * grid_steps[0] + (first // BLOCK[0]) * grid_steps[1]
+    block += (second // BLOCK[1]) * grid_steps[2] + (third // BLOCK[2]) * grid_steps[3]
+    inner = (first % BLOCK[0]) * inner_steps[0] + (second % BLOCK[1]) * inner_steps[1]
+    inner += (third % BLOCK[2]) * inner_steps[2]
+    place = (batch, first, second, third)
+    return place, block, inner, c // BLOCK[3], c % BLOCK[3], c, positions < count, c < channels
 
 
 @triton.jit
-def _sum_parts(table, size, at, mask, parts):
-    """Sums over the first axis of `(parts, size)` at given places of the second, in order."""
-    total = tl.load(table + at, mask=mask, other=0.0)
-    for part in range(1, parts):
-        total += tl.load(table + part * size + at, mask=mask, other=0.0)
-    return total
+def _in_map(place, c, strides, RUNS: tl.constexpr):
+    """Offsets of a tile in a map, `(P, C)`."""
+    at = place[0].to(tl.int64) * strides[0] + place[1].to(tl.int64) * strides[1]
+    at += place[2].to(tl.int64) * strides[2] + place[3].to(tl.int64) * strides[3]
+    at = in_runs(at, RUNS[0], RUNS[1])
+    channel = in_runs(c.to(tl.int64) * strides[4], RUNS[2], RUNS[3])
+    return at[:, None] + channel[None, :]
+
+
+@triton.jit
+def _in_rows(block, inner, group, within, D: tl.constexpr, RUNS: tl.constexpr):
+    """Offsets of a tile in rows, `(P, C)`."""
+    at = in_runs(block.to(tl.int64) * D + inner, RUNS[0], RUNS[1])
+    channel = in_runs(group.to(tl.int64) * D + within, RUNS[2], RUNS[3])
+    return at[:, None] + channel[None, :]
+
+
+@triton.jit
+def gather_kernel(
+    x, x_strides, rows, count, sizes, grid_steps, inner_steps, channels,
+    BLOCK: tl.constexpr, D: tl.constexpr, X_RUNS: tl.constexpr, ROW_RUNS: tl.constexpr,
+    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """The blocks of a map, a row each."""
+    place, block, inner, group, within, c, inside, some = _places(
+        count, sizes, grid_steps, inner_steps, channels, BLOCK, POSITIONS, CHANNELS
+    )
+    mask = inside[:, None] & some[None, :]
+    tile = tl.load(x + _in_map(place, c, x_strides, X_RUNS), mask=mask)
+    to = rows + _in_rows(block, inner, group, within, D, ROW_RUNS)
+    tl.store(to, tile.to(rows.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def scatter_kernel(
+    rows, out, out_strides, x, x_strides, along, count, sizes, grid_steps, inner_steps, channels,
+    BLOCK: tl.constexpr, D: tl.constexpr, X_RUNS: tl.constexpr, OUT_RUNS: tl.constexpr,
+    ROW_RUNS: tl.constexpr, TANGENT: tl.constexpr, GROUPED: tl.constexpr,
+    POSITIONS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Rows as the blocks of a map; with TANGENT less `along` times the blocks of x."""
+    place, block, inner, group, within, c, inside, some = _places(
+        count, sizes, grid_steps, inner_steps, channels, BLOCK, POSITIONS, CHANNELS
+    )
+    mask = inside[:, None] & some[None, :]
+    at = rows + _in_rows(block, inner, group, within, D, ROW_RUNS)
+    tile = tl.load(at, mask=mask).to(tl.float32)
+    if TANGENT:
+        if GROUPED:
+            factor = tl.load(along + block[:, None] + group[None, :], mask=mask, other=0.0)
+        else:
+            factor = tl.load(along + block, mask=inside, other=0.0)[:, None]
+        tile -= factor * tl.load(x + _in_map(place, c, x_strides, X_RUNS), mask=mask).to(tl.float32)
+    to = out + _in_map(place, c, out_strides, OUT_RUNS)
+    tl.store(to, tile.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _probabilities(products, inverse, item_inverses, n, count, temperature):
+    """Logits times log2 e, and their softmax, of one row of x . m_i."""
+    item_inverse = tl.load(item_inverses + n, mask=n < count, other=0.0)
+    s = products * (inverse * (LOG2_E / temperature)) * item_inverse
+    e = tl.where(n < count, tl.exp2(s), 0.0)
+    return s, e * (1 / tl.sum(e, axis=0)), item_inverse
+
+
+@triton.jit
+def _weights(p, cutoff, RENORMALIZE: tl.constexpr):
+    w = tl.where(p < cutoff, 0.0, p)  # NaN is kept
+    if RENORMALIZE:
+        w = w / nonzero(tl.sum(w, axis=0))
+    return w
 
 
 @triton.jit
 def weights_kernel(
-    products, squares, item_squares, parts, blocks, items, width, temperature, cutoff,
-    logits, inverses, item_inverses, weights, RENORMALIZE: tl.constexpr, ITEMS: tl.constexpr,
+    products, rows, inverses, item_inverses, weights, count, width, temperature, cutoff,
+    D: tl.constexpr, RENORMALIZE: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
-    """One row of logits and of weights, and norms inverted, from the parts of a product."""
-    row = tl.program_id(0)
+    """One row of weights and 1/|q|, from x . m_i."""
+    row = tl.program_id(0).to(tl.int64)
+    square = tl.zeros((ELEMENTS,), tl.float32)
+    for start in range(0, D, ELEMENTS):
+        elements = start + tl.arange(0, ELEMENTS)
+        q = tl.load(rows + row * D + elements, mask=elements < D, other=0.0).to(tl.float32)
+        square += q * q
+    inverse = inverse_norms(tl.sum(square, axis=0))
     n = tl.arange(0, ITEMS)
-    inside = n < width  # tables are filled up with zeros
-    at = row.to(tl.int64) * width + n
-    inverse = inverse_norms(_sum_parts(squares, blocks, row, True, parts))
-    item_inverse = inverse_norms(_sum_parts(item_squares, width, n, inside, parts))
-    s = _sum_parts(products, blocks * width, at, inside, parts)
-    s = s * inverse * (item_inverse / temperature)
-    e = tl.where(n < items, tl.exp(s), 0.0)
-    w = shrink(e / tl.sum(e, axis=0), cutoff)
-    if RENORMALIZE:
-        w = w / nonzero(tl.sum(w, axis=0))
+    products = tl.load(products + row * width + n, mask=n < count, other=0.0)
+    _, p, _ = _probabilities(products, inverse, item_inverses, n, count, temperature)
+    w = _weights(p, cutoff, RENORMALIZE)
     tl.store(inverses + row, inverse)
-    tl.store(item_inverses + n, item_inverse, mask=inside & (row == 0))
-    tl.store(logits + at, s, mask=inside)
-    tl.store(weights + at, w.to(weights.dtype.element_ty), mask=inside)
+    tl.store(weights + row * width + n, w.to(weights.dtype.element_ty), mask=n < width)
 
 
 @triton.jit
 def grad_logits_kernel(
-    products, parts, blocks, items, width, temperature, cutoff, logits, inverses, item_inverses,
-    weights, factors, along, row_along, RENORMALIZE: tl.constexpr, ITEMS: tl.constexpr,
+    products, grad_products, inverses, item_inverses, weights, factors, row_along, item_along,
+    blocks, each, count, width, temperature, cutoff,
+    RENORMALIZE: tl.constexpr, ITEMS: tl.constexpr,
 ):  # fmt: skip
-    """One row of weights w, of ds/(|q| |m_i| t), and of ds s, and the sum of that over |q|^2.
-
-    From logits and the parts of g . m_i.
-    """
-    row = tl.program_id(0)
+    """Of `each` rows, from x . m_i and g . m_i: w, ds/(|q| |m_i| t), and (sum ds s)/|q|^2; and of
+    each item the sum of ds s over these rows."""
     n = tl.arange(0, ITEMS)
-    inside = n < width  # tables are filled up with zeros
-    at = row.to(tl.int64) * width + n
-    inverse = tl.load(inverses + row)
-    item_inverse = tl.load(item_inverses + n, mask=inside, other=0.0)
-    s = tl.load(logits + at, mask=inside, other=0.0)
-    e = tl.where(n < items, tl.exp(s), 0.0)
-    p = e / tl.sum(e, axis=0)
-    w = shrink(p, cutoff)
-    if RENORMALIZE:
-        w = w / nonzero(tl.sum(w, axis=0))
-    dw = _sum_parts(products, blocks * width, at, inside, parts)
-    ds = logit_gradients(p, w, dw, tl.sum(w * dw, axis=0), RENORMALIZE)
-    factor = ds * inverse * (item_inverse / temperature)
-    tl.store(weights + at, w.to(weights.dtype.element_ty), mask=inside)
-    tl.store(factors + at, factor.to(factors.dtype.element_ty), mask=inside)
-    tl.store(along + at, ds * s, mask=inside)
-    tl.store(row_along + row, tl.sum(ds * s, axis=0) * inverse * inverse)
-
-
-@triton.jit
-def read_kernel(
-    weights, memory, items, width, out, out_strides, grid_sizes, first, blocks, x, x_strides, row_along,
-    BLOCK: tl.constexpr, OUT_RUNS: tl.constexpr, X_RUNS: tl.constexpr, TANGENT: tl.constexpr,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
-):  # fmt: skip
-    """sum_i w_i m_i for each block, stored into the map; with TANGENT less row_along x."""
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    elements = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
-    D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    at, end = first + rows, first + blocks
-    if TANGENT:
-        q = load_blocks(x, at, end, elements, grid_sizes, x_strides, BLOCK, X_RUNS)
-        along = tl.load(row_along + rows, mask=rows < blocks, other=0.0)
-        answer = -along[:, None] * q.to(tl.float32)
-    else:
-        answer = tl.zeros((ROWS, ELEMENTS), tl.float32)
-    for start in range(0, items, ITEMS):
-        n = start + tl.arange(0, ITEMS)
-        w = load_rows(weights, rows, blocks, n, width)  # (R, N)
-        m = load_rows(memory, n, items, elements, D)  # (N, K)
-        answer = tl.dot(w, as_operand(m, w.dtype, PRECISION), answer, input_precision=PRECISION)
-    answer = answer.to(out.dtype.element_ty)
-    store_blocks(out, answer, at, end, elements, grid_sizes, out_strides, BLOCK, OUT_RUNS)
-
-
-@triton.jit
-def grad_items_kernel(
-    weights, factors, x, x_strides, grad, grad_strides, grid_sizes, first, blocks, memory, items,
-    width, item_along, out, BLOCK: tl.constexpr, X_RUNS: tl.constexpr, GRAD_RUNS: tl.constexpr,
-    ADD: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
-):  # fmt: skip
-    """sum over blocks of w g + factor x, less item_along m `(N, D)`; with ADD onto what is there.
-
-    Each program goes through all blocks in order, so that no result depends on timing.
-    """
-    n = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
-    elements = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
-    D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    dm = tl.zeros((ITEMS, ELEMENTS), tl.float32)
-    for start in range(0, blocks, ROWS):
-        rows = start + tl.arange(0, ROWS)
-        at, end = first + rows, first + blocks
-        w = load_rows(weights, rows, blocks, n, width)  # (R, N)
-        g = load_blocks(
-            grad, at, end, elements, grid_sizes, grad_strides, BLOCK, GRAD_RUNS
-        )  # (R, K)
-        w, g = as_operand(w, w.dtype, PRECISION), as_operand(g, w.dtype, PRECISION)
-        dm = tl.dot(w.trans(), g, dm, input_precision=PRECISION)
-        f = load_rows(factors, rows, blocks, n, width)
-        q = load_blocks(x, at, end, elements, grid_sizes, x_strides, BLOCK, X_RUNS)
-        f, q = as_operand(f, f.dtype, PRECISION), as_operand(q, f.dtype, PRECISION)
-        dm = tl.dot(f.trans(), q, dm, input_precision=PRECISION)
-    along = tl.load(item_along + n, mask=n < items, other=0.0)
-    m = load_rows(memory, n, items, elements, D)
-    dm -= along[:, None] * m.to(tl.float32)
-    pointers = out + n.to(tl.int64)[:, None] * D + elements[None, :]
-    mask = (n < items)[:, None] & (elements < D)[None, :]
-    if ADD:
-        dm += tl.load(pointers, mask=mask, other=0.0)
-    tl.store(pointers, dm.to(out.dtype.element_ty), mask=mask)
+    along = tl.zeros((ITEMS,), tl.float32)
+    first = tl.program_id(0).to(tl.int64) * each
+    for row in range(first, min(first + each, blocks)):
+        at = row * width + n
+        inverse = tl.load(inverses + row)
+        product = tl.load(products + at, mask=n < count, other=0.0)
+        s, p, item_inverse = _probabilities(product, inverse, item_inverses, n, count, temperature)
+        w = _weights(p, cutoff, RENORMALIZE)
+        dw = tl.load(grad_products + at, mask=n < count, other=0.0)
+        delta = tl.sum(w * dw, axis=0)
+        ds = w * (dw - delta) if RENORMALIZE else w * dw - p * delta
+        factor = ds * (item_inverse * (inverse / temperature))
+        tl.store(weights + at, w.to(weights.dtype.element_ty), mask=n < width)
+        tl.store(factors + at, factor.to(factors.dtype.element_ty), mask=n < width)
+        here = ds * s * LN_2
+        tl.store(row_along + row, tl.sum(here, axis=0) * inverse * inverse)
+        along += here
+    tl.store(item_along + tl.program_id(0) * width + n, along, mask=n < width)

@@ -1,15 +1,15 @@
 """How kernels find blocks in a map: extents, strides, and what lies next to what.
 
 A map `(B, C, *S)` is a grid of blocks, numbered as `divide` numbers them, and a block a grid of D
-elements. Kernels number those in the order in which the map lies in memory, so that neighbours in a
-tile are neighbours there: `(*s, c)` for a channels_last map, `(c, *s)` for a contiguous one. Where
-that is not `(*s, c)`, the order of the memory's rows, a copy of the memory in that order is used.
+elements. Kernels for small blocks number those in the order in which the map lies in memory, so that
+neighbours in a tile are neighbours there: `(*s, c)` for a channels_last map, `(c, *s)` for a
+contiguous one. Large blocks are copied to rows in `(*s, c)`, the order of the memory's: `Positions`
+is how the copy goes through the map.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -61,26 +61,20 @@ class Blocks:
         """D, the elements of a block."""
         return math.prod(self.block)
 
-    @cached_property
-    def reordered(self) -> bool:
-        """Whether kernels go through a block in another order than `(*s, c)`."""
+    @property
+    def plain(self) -> bool:
+        """Whether kernels go through a block in `(*s, c)`, as the memory's rows do."""
         used = [axis for axis in self.order if self.block[axis] > 1]
-        return used != sorted(used)
+        return used == sorted(used)
 
-    def arrange(self, memory: Tensor) -> Tensor:
-        """Items `(N, D)`, contiguous, in the kernels' order."""
-        if not self.reordered:
-            return memory.contiguous()
-        items = memory.view(-1, *self.block)
-        return items.permute(0, *(axis + 1 for axis in self.order)).reshape(memory.shape)
-
-    def restore(self, memory: Tensor) -> Tensor:
-        """Items `(N, D)` from the kernels' order to `(*s, c)`: the inverse of `arrange`."""
-        if not self.reordered:
-            return memory
-        items = memory.view(-1, *(self.block[axis] for axis in self.order))
-        back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return items.permute(0, *(axis + 1 for axis in back)).reshape(memory.shape)
+    def steps(self, stride: int = 1) -> tuple[tuple[int, ...], tuple[int, int]]:
+        """Of a row of the memory, whose order is `(*s, c)` and whose elements are `stride` apart:
+        from element to element in the kernels' order, and runs."""
+        natural = [math.prod(self.block[axis + 1 :]) * stride for axis in range(len(self.block))]
+        ordered = tuple(natural[axis] for axis in self.order)
+        missing = AXES - len(self.block)
+        run = _run([self.block[axis] for axis in self.order], ordered)
+        return (*(0 for _ in range(missing)), *ordered), run
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -101,6 +95,73 @@ class Blocks:
             (*(0 for _ in range(missing)), *elements),
             (*_run(self.grid, grid), *_run([self.block[axis] for axis in self.order], elements)),
         )
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The places of maps of one shape, without channels, and where their blocks are in rows.
+
+    Axes are the three spatial ones in the order in which the map lies in memory.
+    """
+
+    count: int
+    sizes: tuple[int, ...]
+    grid_steps: tuple[int, ...]  # numbers of blocks from batch to batch, and along each axis
+    inner_steps: tuple[int, ...]  # within a row
+    channels: int
+    block: tuple[int, ...]  # along each axis, and channels
+    axes: tuple[int, ...]  # of the map
+
+    @classmethod
+    def of(cls, x: Tensor, block_shape: Sequence[int]) -> "Positions":
+        """Those of a map, whose strides give the order."""
+        batch, channels, *space = x.shape
+        group, *sides = block_shape
+        dims = len(space)
+        grid = [n // side for n, side in zip(space, sides, strict=True)] + [channels // group]
+        after = [math.prod(grid[axis + 1 :]) for axis in range(dims)]
+        inner = [math.prod(sides[axis + 1 :]) * group for axis in range(dims)]
+        order = sorted(range(dims), key=lambda axis: (space[axis] > 1, -x.stride(axis + 2)))
+        missing = AXES - 1 - dims
+        ones, zeros = (1,) * missing, (0,) * missing
+        return cls(
+            batch * math.prod(space),
+            (*ones, *(space[axis] for axis in order)),
+            (math.prod(grid), *zeros, *(after[axis] for axis in order)),
+            (*zeros, *(inner[axis] for axis in order)),
+            channels,
+            (*ones, *(sides[axis] for axis in order), group),
+            tuple(axis + 2 for axis in order),
+        )
+
+    @property
+    def size(self) -> int:
+        """D, the elements of a block."""
+        return math.prod(self.block)
+
+    @property
+    def row_runs(self) -> tuple[int, int, int, int]:
+        """Runs of positions and of channels in rows."""
+        sizes, steps = [self._batch], [self.grid_steps[0] * self.size]
+        axes = zip(self.sizes, self.block, self.grid_steps[1:], self.inner_steps, strict=False)
+        for size, side, grid_step, inner_step in axes:
+            sizes += [size // side, side]
+            steps += [grid_step * self.size, inner_step]
+        group = self.block[-1]
+        channels = _run((self.channels // group, group), (self.size, 1))
+        return (*_run(sizes, steps), *channels)
+
+    @property
+    def _batch(self) -> int:
+        return self.count // math.prod(self.sizes) if self.count else 0
+
+    def strides(self, x: Tensor) -> tuple[tuple[int, ...], tuple[int, int, int, int]]:
+        """Strides of one map of this shape, batch first and channels last, and runs."""
+        missing = AXES - 1 - len(self.axes)
+        space = (*(0 for _ in range(missing)), *(x.stride(axis) for axis in self.axes))
+        positions = _run((self._batch, *self.sizes), (x.stride(0), *space))
+        channels = _run((self.channels,), (x.stride(1),))
+        return (x.stride(0), *space, x.stride(1)), (*positions, *channels)
 
 
 def _run(sizes: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What kernels of both regimes compute alike: tiles of a map, norms, shrinkage, gradients.
+"""What kernels of both regimes compute alike: tiles of a map, norms, operands of products.
 
 `grid_sizes`, `strides`, BLOCK and RUNS are those of `blockmem.backends.triton.maps`.
 """
@@ -7,6 +7,14 @@ import triton
 import triton.language as tl
 
 SMALLEST_SQUARE = tl.constexpr(2.0**-126)
+LOG2_E = tl.constexpr(1.4426950408889634)  # exp2 is one instruction, exp five
+LN_2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def in_runs(offsets, RUN: tl.constexpr, ALIGN: tl.constexpr):
+    """Offsets, of which the compiler is told how many follow one another, and what divides them."""
+    return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
 
 
 @triton.jit
@@ -25,7 +33,7 @@ def block_offsets(numbers, grid_sizes, strides, RUN: tl.constexpr, ALIGN: tl.con
     # Last a sum that no compiler folds, as it would where there is one block along an axis: what is
     # said of its result is lost with it
     offsets += batch * strides[0]
-    return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
+    return in_runs(offsets, RUN, ALIGN)
 
 
 @triton.jit
@@ -39,7 +47,7 @@ def element_offsets(elements, BLOCK: tl.constexpr, strides, RUN: tl.constexpr, A
     first = elements % BLOCK[1]
     offsets = (elements // BLOCK[1]) * strides[0] + first * strides[1]
     offsets += second * strides[2] + third * strides[3]
-    return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
+    return in_runs(offsets, RUN, ALIGN)
 
 
 @triton.jit
@@ -91,33 +99,17 @@ def inverse_norms(squares):
 
 
 @triton.jit
-def shrink(probabilities, cutoff):
-    """Weights before renormalising; NaN is kept."""
-    return tl.where(probabilities < cutoff, 0.0, probabilities)
-
-
-@triton.jit
 def nonzero(total):
     """What to divide by so that a row of zeros stays one."""
     return tl.where(total == 0, 1.0, total)
 
 
 @triton.jit
-def logit_gradients(probabilities, weights, grad_weights, delta, RENORMALIZE: tl.constexpr):
-    """ds: w dw - p delta, or w (dw - delta) where weights were made to sum to 1."""
-    if RENORMALIZE:
-        return weights * (grad_weights - delta)
-    else:
-        return weights * grad_weights - probabilities * delta
-
-
-@triton.jit
 def as_operand(tile, dtype: tl.constexpr, PRECISION: tl.constexpr):
     """A tile as it is multiplied: in a dtype, and for tf32 rounded to it.
 
-    Tensor cores cut off what tf32 has no room for; rounding to the nearest halves that error. A
-    tile that passed through registers is also loaded 16 bytes at a time where one that is turned
-    over on its way to the tensor core would be loaded number by number.
+    Tensor cores cut off what tf32 has no room for, which makes every product smaller: on an H200
+    errors were 20 to 46 times those of cuBLAS, which rounds to the nearest as this does.
     """
     tile = tile.to(dtype)
     if PRECISION == "tf32" and dtype == tl.float32:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from blockmem.addressing import MAX_EXPONENT, Addressing
 
-OLDEST_TRITON = (3, 3)  # the first whose kernels take tuples
+OLDEST_TRITON = (3, 4)  # the first whose kernels take tuples of constants
 MOST_ITEMS = 2**14  # a row of the table of weights is held on the chip
 
 

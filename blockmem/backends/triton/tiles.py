@@ -1,10 +1,13 @@
 """Tile sizes: a static table for each family of GPUs, so that no first call spends time on tuning.
 
+The kernels for small blocks alone have tiles to choose: of large ones the GPU's own library takes
+the products.
+
 A tile is rows (blocks of the map) x items x elements (of a block), and how many warps and pipeline
 stages work on it. Entries depend on the dtype and on D, never on batch or picture.
 
 Each entry was compiled for its architecture: no register is spilled and its shared memory is there
-(tests/kernels/test_compiled.py). None has been timed yet; `python -m benchmarks` on a GPU does that.
+(tests/backends/triton/test_compiled.py). Those of sm_90 were timed on an H200 too.
 """
 
 from functools import cache
@@ -13,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 
 from blockmem._dtypes import tf32_allowed
+
+PROCESSORS = 132
 
 
 class Tile(NamedTuple):
@@ -49,9 +54,18 @@ def precision_of(dtype: torch.dtype) -> str:
     return "tf32x3"
 
 
-def largest_small(precision: str) -> int:
-    """The largest D of the kernels for small blocks: beyond it their tiles leave the registers."""
-    return 64 if precision == "tf32x3" else 128
+def largest_small(dtype: torch.dtype) -> int:
+    """The largest D of the kernels for small blocks: beyond it their tiles leave the registers, or
+    products by the library are faster."""
+    return 128 if dtype == torch.bfloat16 else 64
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """How many multiprocessors a GPU has, or would have where there is none to ask."""
+    if device.type != "cuda":
+        return PROCESSORS
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache
@@ -65,127 +79,74 @@ def family_of(device: torch.device) -> str:
     return {8: "sm_80", 9: "sm_90", 10: "sm_100"}.get(major, "sm_80")
 
 
-# family: {kernel: {precision: {largest D: tile}}}, where kernels for large blocks have one tile
-TILES: dict[str, dict[str, dict[str, Tile | dict[int, Tile]]]] = {
+# family: {kernel: {precision: {largest D: tile}}}
+TILES: dict[str, dict[str, dict[str, dict[int, Tile]]]] = {
     "sm_80": {  # with the shared memory of sm_86 and sm_89, less than sm_80's
-        "small read": {
+        "read": {
             "bf16": {64: Tile(128, 64, 0, 8, 3), 128: Tile(128, 32, 0, 8, 2)},
-            "tf32": {64: Tile(128, 32, 0, 8, 2), 128: Tile(64, 32, 0, 4, 2)},
+            "tf32": {64: Tile(128, 32, 0, 8, 2)},
             "tf32x3": {64: Tile(32, 32, 0, 4, 2)},
         },
-        "small grad_queries": {
+        "grad_queries": {
             "bf16": {64: Tile(128, 32, 0, 8, 2), 128: Tile(128, 16, 0, 8, 2)},
-            "tf32": {64: Tile(128, 16, 0, 8, 2), 128: Tile(32, 32, 0, 4, 2)},
+            "tf32": {64: Tile(128, 16, 0, 8, 2)},
             "tf32x3": {64: Tile(32, 16, 0, 4, 1)},
         },
-        "small grad_items": {
+        "grad_items": {
             "bf16": {64: Tile(32, 128, 0, 8, 2), 128: Tile(32, 64, 0, 4, 2)},
-            "tf32": {64: Tile(32, 128, 0, 8, 2), 128: Tile(16, 64, 0, 4, 2)},
+            "tf32": {64: Tile(32, 128, 0, 8, 2)},
             "tf32x3": {64: Tile(16, 32, 0, 4, 1)},
-        },
-        "large products": {
-            "bf16": Tile(128, 128, 64, 8, 2),
-            "tf32": Tile(128, 128, 64, 8, 2),
-            "tf32x3": Tile(128, 64, 32, 8, 3),
-        },
-        "large read": {
-            "bf16": Tile(128, 64, 64, 8, 3),
-            "tf32": Tile(128, 32, 64, 8, 3),
-            "tf32x3": Tile(32, 32, 64, 4, 2),
-        },
-        "large grad_items": {
-            "bf16": Tile(32, 128, 128, 8, 1),
-            "tf32": Tile(32, 128, 128, 8, 1),
-            "tf32x3": Tile(32, 64, 64, 4, 1),
         },
     },
     "sm_90": {
-        "small read": {
-            "bf16": {128: Tile(128, 64, 0, 8, 3)},
-            "tf32": {64: Tile(128, 64, 0, 8, 3), 128: Tile(128, 32, 0, 8, 2)},
+        "read": {
+            "bf16": {128: Tile(64, 128, 0, 4, 3)},
+            "tf32": {64: Tile(128, 64, 0, 8, 3)},
             "tf32x3": {64: Tile(128, 32, 0, 8, 2)},
         },
-        "small grad_queries": {
+        "grad_queries": {
             "bf16": {128: Tile(128, 32, 0, 8, 2)},
-            "tf32": {64: Tile(128, 32, 0, 8, 2), 128: Tile(64, 16, 0, 8, 2)},
+            "tf32": {64: Tile(128, 32, 0, 8, 2)},
             "tf32x3": {64: Tile(128, 16, 0, 8, 2)},
         },
-        "small grad_items": {
+        "grad_items": {
             "bf16": {128: Tile(32, 128, 0, 8, 2)},
-            "tf32": {64: Tile(32, 128, 0, 8, 2), 128: Tile(16, 128, 0, 8, 2)},
+            "tf32": {64: Tile(32, 128, 0, 8, 2)},
             "tf32x3": {64: Tile(16, 128, 0, 8, 2)},
-        },
-        "large products": {
-            "bf16": Tile(128, 128, 64, 8, 3),
-            "tf32": Tile(128, 128, 64, 8, 3),
-            "tf32x3": Tile(128, 64, 64, 8, 3),
-        },
-        "large read": {
-            "bf16": Tile(128, 64, 64, 8, 3),
-            "tf32": Tile(128, 64, 64, 8, 3),
-            "tf32x3": Tile(128, 64, 64, 8, 3),
-        },
-        "large grad_items": {
-            "bf16": Tile(64, 128, 128, 8, 3),
-            "tf32": Tile(32, 128, 128, 8, 1),
-            "tf32x3": Tile(32, 128, 128, 8, 1),
         },
     },
     "sm_100": {
-        "small read": {
+        "read": {
             "bf16": {128: Tile(128, 64, 0, 8, 3)},
-            "tf32": {64: Tile(128, 64, 0, 8, 3), 128: Tile(64, 16, 0, 4, 2)},
+            "tf32": {64: Tile(128, 64, 0, 8, 3)},
             "tf32x3": {64: Tile(32, 32, 0, 4, 2)},
         },
-        "small grad_queries": {
+        "grad_queries": {
             "bf16": {128: Tile(128, 32, 0, 8, 2)},
-            "tf32": {64: Tile(128, 16, 0, 8, 2), 128: Tile(64, 16, 0, 4, 1)},
+            "tf32": {64: Tile(128, 16, 0, 8, 2)},
             "tf32x3": {64: Tile(64, 16, 0, 8, 1)},
         },
-        "small grad_items": {
+        "grad_items": {
             "bf16": {128: Tile(32, 128, 0, 8, 2)},
-            "tf32": {64: Tile(32, 128, 0, 8, 2), 128: Tile(16, 128, 0, 8, 2)},
+            "tf32": {64: Tile(32, 128, 0, 8, 2)},
             "tf32x3": {64: Tile(16, 64, 0, 8, 1)},
-        },
-        "large products": {
-            "bf16": Tile(128, 128, 64, 8, 3),
-            "tf32": Tile(128, 128, 64, 8, 3),
-            "tf32x3": Tile(128, 64, 64, 8, 3),
-        },
-        "large read": {
-            "bf16": Tile(64, 32, 64, 4, 3),
-            "tf32": Tile(128, 64, 64, 8, 3),
-            "tf32x3": Tile(128, 64, 64, 8, 3),
-        },
-        "large grad_items": {
-            "bf16": Tile(64, 128, 128, 8, 3),
-            "tf32": Tile(32, 128, 128, 8, 1),
-            "tf32x3": Tile(32, 64, 64, 4, 1),
         },
     },
     "gfx942": {
-        "small read": {
-            "bf16": {128: Tile(128, 64, 0, 8, 2)},
-            "ieee": {64: Tile(128, 64, 0, 8, 2), 128: Tile(64, 32, 0, 8, 2)},
-        },
-        "small grad_queries": {
+        "read": {"bf16": {128: Tile(128, 64, 0, 8, 2)}, "ieee": {64: Tile(128, 64, 0, 8, 2)}},
+        "grad_queries": {
             "bf16": {128: Tile(128, 32, 0, 8, 2)},
-            "ieee": {64: Tile(128, 32, 0, 8, 2), 128: Tile(64, 32, 0, 8, 2)},
+            "ieee": {64: Tile(128, 32, 0, 8, 2)},
         },
-        "small grad_items": {
+        "grad_items": {
             "bf16": {128: Tile(32, 128, 0, 8, 2)},
-            "ieee": {64: Tile(32, 128, 0, 8, 2), 128: Tile(32, 64, 0, 8, 2)},
+            "ieee": {64: Tile(32, 128, 0, 8, 2)},
         },
-        "large products": {"bf16": Tile(128, 128, 64, 8, 2), "ieee": Tile(128, 64, 32, 8, 2)},
-        "large read": {"bf16": Tile(128, 64, 128, 8, 2), "ieee": Tile(128, 32, 64, 8, 2)},
-        "large grad_items": {"bf16": Tile(64, 128, 128, 8, 2), "ieee": Tile(32, 64, 64, 8, 2)},
     },
 }
 
 
 def tile_for(family: str, kernel: str, precision: str, size: int) -> Tile:
-    """The entry of a kernel, named "small ..." or "large ...", for blocks of D = `size` elements."""
+    """The entry of a kernel for blocks of D = `size` elements."""
     found = TILES[family][kernel][precision]
-    if isinstance(found, Tile):
-        return found
     return found[min((largest for largest in found if largest >= size), default=max(found))]

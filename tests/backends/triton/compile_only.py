@@ -19,16 +19,22 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from blockmem.backends.triton import launch
+from blockmem.backends.triton import tiles
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
+    "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+FAMILIES = {"sm_89": "sm_80", "sm_120": "sm_80"}  # whose tiles a GPU takes
 # What a program may have of it; of each family the smallest, which is not always its first chip
-SHARED_MEMORY = {"sm_80": 99 * 1024, "sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 65536}
+SHARED_MEMORY = {
+    **{"sm_80": 99 * 1024, "sm_89": 99 * 1024, "sm_120": 99 * 1024},
+    **{"sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 65536},
+}
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -110,8 +116,8 @@ def compiling(target: str, precision: str) -> Iterator[list[Compiled]]:
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_it),
-            mock.patch.object(launch, "family_of", return_value=target),
-            mock.patch.object(launch, "precision_of", return_value=precision),
+            mock.patch.object(tiles, "family_of", return_value=FAMILIES.get(target, target)),
+            mock.patch.object(tiles, "precision_of", return_value=precision),
         ):
             yield found
     finally:

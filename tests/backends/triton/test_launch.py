@@ -17,7 +17,17 @@ DEVICE = "cuda" if GPU else "cpu"
 if INTERPRETED or GPU:
     from blockmem.backends import common
     from blockmem.backends.torch import chunks
-    from blockmem.backends.triton import launch, tiles
+    from blockmem.backends.triton import launch, launch_large, launch_small, tiles
+
+
+@pytest.fixture(autouse=True)
+def no_plans():
+    """Plans depend on what these tests change."""
+    launch_large._plan.cache_clear()
+    launch_small._plan.cache_clear()
+    yield
+    launch_large._plan.cache_clear()
+    launch_small._plan.cache_clear()
 
 
 def check(shape, block, items, renormalize=False, save=True):
@@ -34,26 +44,52 @@ def check(shape, block, items, renormalize=False, save=True):
     return saved
 
 
+CHUNKS = {  # of 300 blocks: along the batch, along one axis of space, and of each block
+    "maps": ((3, 4, 20, 20), (4, 2, 2)),
+    "rows of blocks": ((1, 4, 40, 30), (4, 2, 2)),
+    "channel groups": ((2, 20, 10, 12), (2, 2, 4)),
+    "1-d": ((3, 6, 300), (6, 3)),
+    "3-d": ((1, 4, 10, 24, 10), (4, 2, 2, 2)),
+}
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_large_blocks_in_chunks(renormalize, monkeypatch):
-    """300 blocks in chunks of 128; each adds to the gradient of the items."""
-    monkeypatch.setattr(launch, "TABLE", 1)
-    monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
-    saved = check((3, 4, 20, 20), (4, 2, 2), 40, renormalize)
-    assert saved.numel() == launch.saved_size(300, 40, 16, torch.float32) > 0
+@pytest.mark.parametrize("least", [30, 210])
+@pytest.mark.parametrize("case", CHUNKS)
+def test_large_blocks_in_chunks(case, least, renormalize, monkeypatch):
+    """Each adds to the gradient of the items."""
+    monkeypatch.setattr(launch_large, "TABLE", 1)
+    monkeypatch.setattr(launch_large, "LEAST_BLOCKS", least)
+    monkeypatch.setattr(launch_large, "PROGRAMS", 20)
+    monkeypatch.setattr(launch, "largest_small", lambda dtype: 0)
+    saved = check(*CHUNKS[case], 40, renormalize)
+    size = math.prod(CHUNKS[case][1])
+    assert saved.numel() == launch.saved_size(300, 40, size, torch.float32)
 
 
 def test_large_blocks_whose_logits_are_not_kept(monkeypatch):
-    monkeypatch.setattr(launch, "TABLE", 1)
-    monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
+    monkeypatch.setattr(launch_large, "TABLE", 1)
+    monkeypatch.setattr(launch, "largest_small", lambda dtype: 0)
     monkeypatch.setattr(common, "CHUNK_WEIGHTS", 0)
-    assert check((2, 4, 20, 20), (4, 2, 2), 40).numel() == 0
+    assert check((2, 4, 20, 20), (4, 2, 2), 40).numel() == 200  # norms
+
+
+def test_rows_that_lie_in_the_map_are_not_copied(monkeypatch):
+    monkeypatch.setattr(launch, "largest_small", lambda dtype: 0)
+    x = torch.randn(2, 32, 6, 5, device=DEVICE).to(memory_format=torch.channels_last)
+    memory, addressing = torch.randn(20, 32, device=DEVICE), Addressing(1.0, 0.0, False)
+    expected, _ = launch.forward(x.contiguous(), memory, (32, 1, 1), addressing)
+    monkeypatch.setattr(launch_large, "_gather", None)
+    monkeypatch.setattr(launch_large, "_scatter", None)
+    before = x.clone()
+    found, _ = launch.forward(x, memory, (32, 1, 1), addressing)
+    assert_close(found, expected)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("processors", [1, 16, 1000])
-def test_products_in_parts_and_items_in_shares(processors, monkeypatch):
-    monkeypatch.setattr(launch, "_processors", lambda device: processors)
-    check((1, 8, 32, 32), (8, 16, 16), 24)
+def test_items_in_shares(processors, monkeypatch):
+    monkeypatch.setattr(tiles, "processors", lambda device: processors)
     check((2, 16, 12, 12), (16, 1, 1), 70)
 
 
@@ -69,7 +105,7 @@ def test_logits_are_kept_in_float32_and_items_get_their_own_dtype():
 
 @pytest.mark.parametrize("settings", [("highest", "high"), ("high", "highest")])
 def test_the_precision_may_change_before_the_backward(settings, monkeypatch):
-    """At D = 128 it decides which kernels compute, and so what is saved for the backward."""
+    """It decides how products are made, and not what is saved for the backward."""
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(1, 128, 4, 4, generator=generator) for _ in range(2))
     memory = torch.randn(20, 128, generator=generator)

@@ -6,21 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockmem import divide
-from blockmem.backends.triton.maps import Blocks
+from blockmem.backends.triton.maps import Blocks, Positions
 
 
 def offsets(blocks, x, block_shape):
     """Where each number of each block is, by the arithmetic of the kernels; `(blocks, D)`."""
     (_, *grid), block = (blocks.grid[0], *blocks.sizes[0]), blocks.sizes[1]
     strides = blocks.strides(x, block_shape)
-    places = []
-    for sizes, steps in (((blocks.grid[0], *grid), strides.grid), (block, strides.block)):
-        numbers = torch.arange(torch.Size(sizes).numel())
-        place = torch.zeros_like(numbers)
-        for size, step in zip(reversed(sizes), reversed(steps), strict=True):
-            place, numbers = place + numbers % size * step, numbers // size
-        places.append(place)
-    return places[0][:, None] + places[1][None, :]
+    starts = steps_to_places((blocks.grid[0], *grid), strides.grid)
+    return starts[:, None] + steps_to_places(block, strides.block)[None, :]
+
+
+def steps_to_places(sizes, steps):
+    """Where the numbers of a grid are, the last axis fastest."""
+    numbers = torch.arange(torch.Size(sizes).numel())
+    places = torch.zeros_like(numbers)
+    for size, step in zip(reversed(sizes), reversed(steps), strict=True):
+        places, numbers = places + numbers % size * step, numbers // size
+    return places
 
 
 @given(data=st.data())
@@ -33,9 +36,12 @@ def test_kernels_find_every_number(data):
     x = x.permute(*(order.index(i) for i in range(dims + 2)))
     blocks = Blocks.of(x, block)
     found = offsets(blocks, x, block)
-    assert torch.equal(found, blocks.arrange(divide(x, block).flatten(0, 1)))
-    rows = torch.arange(found.numel()).view(found.shape)
-    assert torch.equal(blocks.restore(blocks.arrange(rows)), rows)
+    queries, in_row = (
+        divide(x, block).flatten(0, 1),
+        steps_to_places(blocks.sizes[1], blocks.steps()[0]),
+    )
+    assert torch.equal(found, queries[:, in_row])
+    assert blocks.plain == torch.equal(in_row, torch.arange(len(in_row)))
     grid_run, grid_align, block_run, block_align = blocks.strides(x, block).runs
     starts, within = found[:, 0] - found[0, 0], found[0] - found[0, 0]
     for places, run, align in ((starts, grid_run, grid_align), (within, block_run, block_align)):
@@ -61,7 +67,45 @@ def test_runs_of_common_maps(shape, block, channels_last, runs):
         x = x.to(memory_format=torch.channels_last)
     blocks = Blocks.of(x, block)
     assert blocks.strides(x, block).runs == runs
-    assert blocks.reordered == (block[1] > 1 and not channels_last)
+    assert blocks.plain == (block[1] == 1 or channels_last)
+
+
+@given(data=st.data())
+def test_copies_find_every_number(data):
+    """Positions and channels of a map, and where a copy puts them in rows."""
+    dims = data.draw(st.integers(1, 3))
+    block = tuple(data.draw(st.sampled_from([1, 2, 3, 8])) for _ in range(dims + 1))
+    shape = [data.draw(st.integers(1, 3)), *(n * data.draw(st.integers(1, 4)) for n in block)]
+    order = data.draw(st.permutations(range(dims + 2)))
+    x = torch.arange(torch.Size(shape).numel()).view([shape[i] for i in order])
+    x = x.permute(*(order.index(i) for i in range(dims + 2)))
+    positions = Positions.of(x, block)
+    strides, runs = positions.strides(x)
+    batch, sides = (shape[0], *positions.sizes), positions.block[:-1]
+    places = steps_to_places(batch, strides[:-1])
+    axes = [(batch[0], 1, positions.grid_steps[0], 0)]
+    axes += zip(
+        positions.sizes, sides, positions.grid_steps[1:], positions.inner_steps, strict=True
+    )
+    rows, rest = torch.zeros_like(places), torch.arange(positions.count)
+    for size, side, grid_step, inner_step in reversed(axes):
+        at, rest = rest % size, rest // size
+        rows += at // side * grid_step * positions.size + at % side * inner_step
+    group = positions.block[-1]
+    c = torch.arange(positions.channels)
+    channels = c // group * positions.size + c % group
+    found = torch.empty(x.numel(), dtype=torch.long)
+    found[(rows[:, None] + channels).flatten()] = (places[:, None] + c * strides[-1]).flatten()
+    assert torch.equal(found, divide(x, block).flatten())
+    for ways, (*along_positions, run, align) in (
+        ((places, c * strides[-1]), runs),
+        ((rows, channels), positions.row_runs),
+    ):
+        for offsets, (length, divisor) in zip(ways, (along_positions, (run, align)), strict=True):
+            offsets = offsets - offsets[0]
+            first = offsets[: len(offsets) // length * length].view(-1, length)
+            assert (first - first[:, :1] == torch.arange(length)).all()
+            assert (first[:, 0] % divisor == 0).all()
 
 
 def test_an_expanded_map_has_no_runs_along_what_is_expanded():
