@@ -119,3 +119,32 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
                 x, memory, (8, 1, 1), 1.0, 0.125, False, "cosine", "torch", False
             )[1]
             assert saved.numel() == 0
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu"])
+def test_a_gpu_has_larger_chunks(device, monkeypatch):
+    """1/256 of its memory for a table of weights: of 16 GB 64 MB, 16 times a CPU's."""
+    module, found = getattr(torch, device), []
+
+    class Properties:
+        total_memory = 2**34
+
+    monkeypatch.setattr(module, "get_device_properties", lambda d: found.append(d) or Properties)
+    chunks._times.cache_clear()
+    assert chunks._times(torch.device(device, 0)) == 16
+    assert found == [torch.device(device, 0)]
+    assert chunks._times(torch.device("cpu")) == 1
+    chunks._times.cache_clear()
+
+
+def test_a_device_of_many_chunks_takes_them_at_once(monkeypatch):
+    monkeypatch.setattr(common, "CHUNK_WEIGHTS", 500)
+    x, memory = torch.randn(1, 8, 32, 32), torch.randn(50, 8)
+    (view,) = grid_views((8, 1, 1), x)
+
+    def count() -> int:
+        return len(list(chunks._chunks([view], memory)))
+
+    assert count() > 100
+    monkeypatch.setattr(chunks, "_times", lambda device: 1024)
+    assert count() == 1

@@ -6,6 +6,7 @@ the forward was asked to save them. docs/maths.md has the gradients.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from blockmem.backends.torch.products import add_products, matmul
 from blockmem.division import chunks, grid_views
 
 CHUNK_ELEMENTS = 2**21  # elements of queries held at once: 8 MB in float32
+SHARE = 256  # of a GPU's memory one table of weights may take
 LEAST_ROWS = 64  # a product of fewer rows is slow, however long they are
 
 Index = tuple[int | slice, ...]
@@ -163,7 +165,9 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
     items, size = memory.shape
     shape = grids[0].shape
     count = grids[0].numel() // size
-    rows = max(1, min(common.CHUNK_WEIGHTS // items, max(LEAST_ROWS, CHUNK_ELEMENTS // size)))
+    times = _times(memory.device)
+    most = times * common.CHUNK_WEIGHTS // items, times * CHUNK_ELEMENTS // size
+    rows = max(1, min(most[0], max(LEAST_ROWS, most[1])))
     dtype = compute_dtype(memory.dtype)
     if count <= rows:
         copies = memory.new_empty((len(grids), *shape), dtype=dtype)
@@ -181,6 +185,23 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
             copy.view(shape).copy_(blocks[index])
         yield index, slice(start, start + count), copies
         start += count
+
+
+@cache
+def _times(device: torch.device) -> int:
+    """Return how many chunks of a CPU's size a device takes at once.
+
+    A CPU's fit its caches. Elsewhere each has its launches to pay for, so there are few of them: a
+    table of weights takes up to 1/256 of the memory. The memory as a whole, since to ask for what
+    is free costs time in each call.
+    """
+    if device.type in ("cuda", "xpu"):
+        total = getattr(torch, device.type).get_device_properties(device).total_memory
+    elif device.type == "mps":
+        total = torch.mps.recommended_max_memory()
+    else:
+        return 1
+    return max(1, int(total) // (SHARE * 4 * common.CHUNK_WEIGHTS))
 
 
 def _put(rows: Tensor, target: Tensor) -> None:
