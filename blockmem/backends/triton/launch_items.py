@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import torch
 import triton
-from torch import Tensor
 
 from blockmem.backends.triton.items import finish_kernel, prepare_kernel
+from blockmem.backends.triton.launcher import Launcher
 
 TILE = 4096  # elements of a program
-PARTS = 32  # added up at a time
+PARTS = 64  # added up at a time
 
 
 class Order(NamedTuple):
@@ -23,32 +23,32 @@ class Order(NamedTuple):
 
 
 def prepare(
-    memory: Tensor, order: Order, width: int, precision: str, copy: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """Return the items `(width, D)`, a copy of a dtype or themselves, and 1/|m_i| `(width,)`."""
-    count, size = memory.shape
-    inverses = memory.new_empty(width, dtype=torch.float32)
-    items = memory if copy is None else memory.new_empty((width, size), dtype=copy)
+    items: int, width: int, stride: int, order: Order, precision: str, copy: bool
+) -> Launcher:
+    """Return what makes 1/|m_i| `(width,)` and, where it is to `copy`, items `(width, D)`."""
+    size = torch.Size(order.block).numel()
     elements = min(TILE // 2, triton.next_power_of_2(size))
     rows = TILE // 2 // elements
-    prepare_kernel[(triton.cdiv(width, rows),)](
-        memory, memory.stride(0), order.steps, items, inverses, count, width,
-        BLOCK=order.block, RUNS=order.runs, COPY=copy is not None, PRECISION=precision,
-        ITEMS=rows, ELEMENTS=elements,
+    return Launcher(
+        prepare_kernel, (triton.cdiv(width, rows),),
+        memory_stride=stride, steps=order.steps, count=items, width=width,
+        BLOCK=order.block, RUNS=order.runs, COPY=copy, PRECISION=precision,
+        ITEMS=rows, ELEMENTS=elements, num_warps=4,
     )  # fmt: skip
-    return items, inverses
 
 
 def finish(
-    products: Tensor, along: Tensor, memory: Tensor, order: Order, inverses: Tensor, out: Tensor
-) -> None:
-    """Write the gradient of the items from shares of products `(shares, *, D)` and `(parts, *)`."""
-    count, size = memory.shape
+    items: int, stride: int, order: Order, shares: int, share_stride: int, parts: int, width: int
+) -> Launcher:
+    """Return what makes the gradient of the items of `shares` of products, and of `parts` of sums
+    of ds s for each."""
+    size = torch.Size(order.block).numel()
     elements = min(TILE // 4, triton.next_power_of_2(size))
     rows = TILE // elements
-    finish_kernel[(triton.cdiv(count, rows), triton.cdiv(size, elements))](
-        products, products.shape[0], products.stride(0), along, along.shape[0], along.stride(0),
-        memory, memory.stride(0), order.steps, inverses, out, order.plain_steps, count,
+    return Launcher(
+        finish_kernel, (triton.cdiv(items, rows), triton.cdiv(size, elements)),
+        shares=shares, share_stride=share_stride, parts=parts, along_stride=width,
+        memory_stride=stride, steps=order.steps, out_steps=order.plain_steps, count=items,
         BLOCK=order.block, RUNS=order.runs, OUT_RUNS=order.plain_runs,
-        PARTS=PARTS, ITEMS=rows, ELEMENTS=elements,
+        PARTS=PARTS, ITEMS=rows, ELEMENTS=elements, num_warps=4,
     )  # fmt: skip

@@ -1,6 +1,5 @@
 """Launches of the kernels for small blocks, `small.py`."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,84 +11,97 @@ from torch import Tensor
 from blockmem.addressing import Addressing
 from blockmem.backends.triton import launch_items, small, tiles
 from blockmem.backends.triton.launch_items import Order
+from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape
 from blockmem.backends.triton.maps import Blocks
-from blockmem.backends.triton.tiles import Tile
 
-PLANS = 256  # kept at a time
 INTERPRETED = not isinstance(small.read_kernel, triton.JITFunction)
 
-Shape = tuple[int, ...]
 
-
-class Plan(NamedTuple):
-    """What calls of one shape, layout, dtype and device have in common."""
-
+class Forward(NamedTuple):
     blocks: int
-    constant: dict[str, Any]  # arguments of every kernel
-    order: Order
-    copy: torch.dtype | None
-    precision: str
-    tiles: dict[str, Tile]
-    arguments: dict[str, dict[str, Any]]  # of each kernel, by its tile
-    share: tuple[int, int]  # blocks of a share of the gradient of the items; how many shares
+    copy: bool  # whether the items are
+    prepare: Launcher
+    read: Launcher
+
+
+class Backward(NamedTuple):
+    blocks: int
+    copy: bool
+    shares: int
+    prepare: Launcher
+    grad_queries: Launcher
+    grad_items: Launcher
+    finish: Launcher
 
 
 @lru_cache(PLANS)
-def _blocks(shape: Shape, stride: Shape, block_shape: Shape) -> Blocks:
-    return Blocks.of(torch.empty_strided(shape, stride, device="meta"), block_shape)
+def plan_forward(call: Call) -> Forward:
+    blocks = Blocks.of(call.map(1), call.block_shape)
+    copy, _, prepare = _prepare(call, blocks)
+    tile, constants = _constants(call, blocks, "read")
+    grid = (triton.cdiv(blocks.count, tile.rows),)
+    maps = _map(call, blocks, "x", 0) | _map(call, blocks, "out", 1)
+    return Forward(
+        blocks.count, copy, prepare, Launcher(small.read_kernel, grid, **constants, **maps)
+    )
 
 
 @lru_cache(PLANS)
-def _map(
-    name: str, shape: Shape, stride: Shape, block_shape: Shape, blocks: Blocks
-) -> dict[str, Any]:
-    x = torch.empty_strided(shape, stride, device="meta")
-    strides = blocks.strides(x, block_shape)
+def plan_backward(call: Call) -> Backward:
+    blocks = Blocks.of(call.map(1), call.block_shape)
+    copy, order, prepare = _prepare(call, blocks)
+    items, size = call.memory_shape
+    maps = _map(call, blocks, "x", 0) | _map(call, blocks, "grad", 2)
+    tile, constants = _constants(call, blocks, "grad_queries")
+    grad_queries = Launcher(
+        small.grad_queries_kernel, (triton.cdiv(blocks.count, tile.rows),),
+        **constants, **maps, **_map(call, blocks, "out", 1),
+    )  # fmt: skip
+    tile, constants = _constants(call, blocks, "grad_items")
+    columns = triton.cdiv(items, tile.items)
+    share, shares = cut(blocks.count, tile.rows, 2 * tiles.processors(call.device) // columns)
+    grad_items = Launcher(
+        small.grad_items_kernel, (columns, shares), **constants, **maps, share=share
+    )
+    finish = launch_items.finish(
+        items, call.memory_stride[0], order, shares, items * size, shares, items
+    )
+    return Backward(blocks.count, copy, shares, prepare, grad_queries, grad_items, finish)
+
+
+def _prepare(call: Call, blocks: Blocks) -> tuple[bool, Order, Launcher]:
+    """Items are copied to be in the kernels' order, or rounded; in their dtype."""
+    items, size = call.memory_shape
+    steps, runs = blocks.steps(call.memory_stride[1])
+    order = Order(blocks.sizes[1], steps, runs, *blocks.steps())
+    rounded = call.precision == "tf32" and call.dtype == torch.float32
+    copy = rounded or not blocks.plain or call.memory_stride != (size, 1)
+    stride = call.memory_stride[0]
+    return copy, order, launch_items.prepare(items, items, stride, order, call.precision, copy)
+
+
+def _constants(call: Call, blocks: Blocks, kernel: str) -> tuple[tiles.Tile, dict[str, Any]]:
+    grid_sizes, block = blocks.sizes
+    tile = tiles.tile_for(call.family, kernel, call.precision, blocks.size)
+    elements = max(16, triton.next_power_of_2(blocks.size))
+    return tile, {
+        "blocks": blocks.count, "count": call.memory_shape[0], "grid_sizes": grid_sizes,
+        "BLOCK": block, "RENORMALIZE": call.renormalize,
+        "OPERAND": tl.bfloat16 if call.dtype == torch.bfloat16 else tl.float32,
+        "PRECISION": "tf32" if call.precision == "bf16" else call.precision,  # of float32 alone
+        **tile._replace(elements=elements).arguments(),
+    }  # fmt: skip
+
+
+def _map(call: Call, blocks: Blocks, name: str, which: int) -> dict[str, Any]:
+    strides = blocks.strides(call.map(which), call.block_shape)
     return {
         f"{name}_strides": (strides.grid, strides.block),
         f"{name.upper()}_RUNS": strides.runs,
     }
 
 
-@lru_cache(PLANS)
-def _plan(
-    blocks: Blocks, items: int, memory_stride: int, contiguous: bool, dtype: torch.dtype,
-    family: str, precision: str, programs: int,
-) -> Plan:  # fmt: skip
-    grid, block = blocks.sizes
-    steps, runs = blocks.steps(memory_stride)
-    plain_steps, plain_runs = blocks.steps()
-    rounded = precision == "tf32" and dtype == torch.float32
-    as_it_is = contiguous and blocks.plain and not rounded
-    operand = tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
-    elements = max(16, triton.next_power_of_2(blocks.size))
-    constant = {
-        "blocks": blocks.count, "count": items, "grid_sizes": grid, "BLOCK": block,
-        "OPERAND": operand,
-        "PRECISION": "tf32" if precision == "bf16" else precision,  # of float32 products alone
-    }  # fmt: skip
-    chosen, arguments = {}, {}
-    for kernel in ("read", "grad_queries", "grad_items"):
-        tile = tiles.tile_for(family, kernel, precision, blocks.size)
-        chosen[kernel] = tile
-        arguments[kernel] = tile._replace(elements=elements).arguments()
-    columns = triton.cdiv(items, chosen["grad_items"].items)
-    share = shares(blocks.count, chosen["grad_items"].rows, 2 * programs // columns)
-    order = Order(block, steps, runs, plain_steps, plain_runs)
-    copy = None if as_it_is else dtype
-    return Plan(blocks.count, constant, order, copy, precision, chosen, arguments, share)
-
-
-def plan_for(x: Tensor, out: Tensor, memory: Tensor, block_shape: Shape) -> tuple[Blocks, Plan]:
-    blocks = _blocks(tuple(out.shape), out.stride(), block_shape)
-    plan = _plan(
-        blocks, memory.shape[0], memory.stride(1), memory.is_contiguous(), x.dtype,
-        tiles.family_of(x.device), tiles.precision_of(x.dtype), tiles.processors(x.device),
-    )  # fmt: skip
-    return blocks, plan
-
-
-def shares(length: int, step: int, wanted: int) -> tuple[int, int]:
+def cut(length: int, step: int, wanted: int) -> tuple[int, int]:
     """Cut a length into about so many shares, multiples of a step; their length and number."""
     share = triton.cdiv(triton.cdiv(length, max(1, wanted)), step) * step
     return share, triton.cdiv(length, share)
@@ -105,13 +117,12 @@ def forward(
     saved: Tensor,
 ) -> None:  # fmt: skip
     """Fill `out`, and `saved` with the normalisers where it has room for them."""
-    blocks, plan = plan_for(x, out, memory, block_shape)
-    totals = saved if saved.numel() else x.new_empty(plan.blocks, dtype=torch.float32)
-    _launch(
-        "read", small.read_kernel, plan, addressing,
-        _items(plan, memory),
-        _maps(blocks, block_shape, x=x, out=out),
-        totals=totals,
+    plan = plan_forward(Call.of(memory, block_shape, addressing, x, out))
+    items, inverses = _items(plan, memory)
+    plan.read(
+        x=x, out=out, items=items, item_inverses=inverses,
+        totals=saved if saved.numel() else x.new_empty(plan.blocks, dtype=torch.float32),
+        temperature=float(addressing.temperature), cutoff=addressing.cutoff(memory.shape[0]),
     )  # fmt: skip
 
 
@@ -121,56 +132,27 @@ def backward(
 ) -> None:  # fmt: skip
     """Fill both gradients, as far as they are given."""
     out = torch.empty_like(x) if grad_x is None else grad_x
-    blocks, plan = plan_for(x, out, memory, block_shape)
-    items = _items(plan, memory)
-    maps = _maps(blocks, block_shape, x=x, grad=grad)
-    deltas, norms, inverses = x.new_empty((3, plan.blocks), dtype=torch.float32)
-    rows = {"totals": totals, "deltas": deltas, "norms": norms, "inverses": inverses}
-    _launch(
-        "grad_queries", small.grad_queries_kernel, plan, addressing, items,
-        maps | _maps(blocks, block_shape, out=out), **rows,
-    )  # fmt: skip
+    plan = plan_backward(Call.of(memory, block_shape, addressing, x, out, grad))
+    items, inverses = _items(plan, memory)
+    rows = x.new_empty((3, plan.blocks), dtype=torch.float32)
+    common: dict[str, Any] = {
+        "x": x, "grad": grad, "items": items, "item_inverses": inverses,
+        "totals": totals, "deltas": rows[0], "norms": rows[1], "inverses": rows[2],
+        "temperature": float(addressing.temperature),
+        "cutoff": addressing.cutoff(memory.shape[0]),
+    }  # fmt: skip
+    plan.grad_queries(out=out, **common)
     if grad_memory is None:
         return
-    share, count = plan.share
-    partial = x.new_empty((count, *memory.shape), dtype=torch.float32)
-    along = x.new_empty((count, memory.shape[0]), dtype=torch.float32)
-    _launch(
-        "grad_items", small.grad_items_kernel, plan, addressing, items, maps,
-        share=share, partial=partial, along_items=along, **rows,
-    )  # fmt: skip
-    inverse = items["item_inverses"]
-    launch_items.finish(partial, along, memory, plan.order, inverse, grad_memory)
+    partial = x.new_empty((plan.shares, *memory.shape), dtype=torch.float32)
+    along = x.new_empty((plan.shares, memory.shape[0]), dtype=torch.float32)
+    plan.grad_items(partial=partial, along_items=along, **common)
+    plan.finish(products=partial, along=along, memory=memory, inverses=inverses, out=grad_memory)
 
 
-def _items(plan: Plan, memory: Tensor) -> dict[str, Tensor]:
-    items, inverses = launch_items.prepare(
-        memory, plan.order, memory.shape[0], plan.precision, plan.copy
-    )
-    return {"items": items, "item_inverses": inverses}
-
-
-def _maps(blocks: Blocks, block_shape: Shape, **maps: Tensor) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, x in maps.items():
-        found[name] = x
-        found |= _map(name, tuple(x.shape), x.stride(), block_shape, blocks)
-    return found
-
-
-def _launch(
-    name: str, kernel: Any, plan: Plan, addressing: Addressing, *arguments: dict[str, Any],
-    **rest: Any,
-) -> None:  # fmt: skip
-    tile = plan.tiles[name]
-    grid: Sequence[int] = (triton.cdiv(plan.blocks, tile.rows),)
-    if name == "grad_items":
-        grid = triton.cdiv(plan.constant["count"], tile.items), plan.share[1]
-    for some in arguments:
-        rest |= some
-    kernel[tuple(grid)](
-        **plan.constant, **plan.arguments[name], **rest,
-        temperature=float(addressing.temperature),
-        cutoff=addressing.cutoff(plan.constant["count"]),
-        RENORMALIZE=addressing.renormalize,
-    )  # fmt: skip
+def _items(plan: Forward | Backward, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """The items as the kernels take them, and 1/|m_i|."""
+    inverses = memory.new_empty(memory.shape[0], dtype=torch.float32)
+    items = memory.new_empty(memory.shape) if plan.copy else memory
+    plan.prepare(memory=memory, items=items, inverses=inverses)
+    return items, inverses

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from blockmem.backends.triton import tiles
+from blockmem.backends.triton import launch_large, launch_small, launcher, tiles
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -111,11 +111,14 @@ def compiling(target: str, precision: str) -> Iterator[list[Compiled]]:
         found.append(Compiled(kernel.name, kernel.metadata.shared, kernel.asm.get("cubin")))
         return kernel
 
+    for plan in launch_large.plan_for, launch_small.plan_forward, launch_small.plan_backward:
+        plan.cache_clear()  # tests change tiles
     before = driver._active
     driver.set_active(_TargetOnly(target))
     try:
         with (
             mock.patch.object(JITFunction, "run", compile_it),
+            mock.patch.object(launcher, "DIRECT", False),
             mock.patch.object(tiles, "family_of", return_value=FAMILIES.get(target, target)),
             mock.patch.object(tiles, "precision_of", return_value=precision),
         ):

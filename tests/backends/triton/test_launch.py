@@ -23,11 +23,12 @@ if INTERPRETED or GPU:
 @pytest.fixture(autouse=True)
 def no_plans():
     """Plans depend on what these tests change."""
-    launch_large._plan.cache_clear()
-    launch_small._plan.cache_clear()
+    plans = launch_large.plan_for, launch_small.plan_forward, launch_small.plan_backward
+    for plan in plans:
+        plan.cache_clear()
     yield
-    launch_large._plan.cache_clear()
-    launch_small._plan.cache_clear()
+    for plan in plans:
+        plan.cache_clear()
 
 
 def check(shape, block, items, renormalize=False, save=True):
@@ -79,8 +80,7 @@ def test_rows_that_lie_in_the_map_are_not_copied(monkeypatch):
     x = torch.randn(2, 32, 6, 5, device=DEVICE).to(memory_format=torch.channels_last)
     memory, addressing = torch.randn(20, 32, device=DEVICE), Addressing(1.0, 0.0, False)
     expected, _ = launch.forward(x.contiguous(), memory, (32, 1, 1), addressing)
-    monkeypatch.setattr(launch_large, "_gather", None)
-    monkeypatch.setattr(launch_large, "_scatter", None)
+    monkeypatch.setattr(launch_large, "_copying", None)
     before = x.clone()
     found, _ = launch.forward(x, memory, (32, 1, 1), addressing)
     assert_close(found, expected)
