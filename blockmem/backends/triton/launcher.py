@@ -1,6 +1,6 @@
 """What a call depends on, and how a kernel is launched with little of Python in between."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,22 +61,19 @@ class Launcher:
         self.kernel = kernel
         self.grid = (*grid, *(1,) * (3 - len(grid)))
         self.constants = constants
-        self.compiled: dict[tuple[bool, ...], tuple[Any, list[Any]]] = {}
+        self.compiled: dict[tuple[bool, ...], Any] = {}
+        self.names: list[str] = []  # of the kernel's arguments, in order
 
     def __call__(self, **varying: Tensor | float) -> None:
         aligned = tuple(
             [not v.data_ptr() % ALIGNED for v in varying.values() if isinstance(v, Tensor)]
         )
-        found = self.compiled.get(aligned)
-        if found is None:
-            compiled = self.kernel[self.grid](**varying, **self.constants)
-            if DIRECT and isinstance(self.kernel, triton.JITFunction):
-                self.compiled[aligned] = compiled, self._template(varying)
+        compiled = self.compiled.get(aligned)
+        if compiled is not None:
+            arguments = varying | self.constants
+            compiled[self.grid](*[arguments[name] for name in self.names])
             return
-        compiled, template = found
-        compiled[self.grid](*[varying[v] if type(v) is str else v for v in template])
-
-    def _template(self, varying: Mapping[str, object]) -> list[Any]:
-        """Names of arguments that vary, and those that do not, in the kernel's order."""
-        names: Sequence[str] = self.kernel.arg_names
-        return [name if name in varying else self.constants[name] for name in names]
+        compiled = self.kernel[self.grid](**varying, **self.constants)
+        if DIRECT and isinstance(self.kernel, triton.JITFunction):
+            self.names = self.kernel.arg_names
+            self.compiled[aligned] = compiled

@@ -48,6 +48,7 @@ def test_as_exact_as_the_plain_formula(block, dtype, precision):
         assert ours <= most * theirs + 2**-22, errors
 
 
+@pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("block", [(64, 1, 1), (64, 8, 8)])
 def test_a_cuda_graph_replays_forward_and_backward(block, channels_last):
@@ -76,3 +77,15 @@ def test_a_cuda_graph_replays_forward_and_backward(block, channels_last):
     graph.replay()
     for one, other in zip(found, step(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("block", [(64, 1, 1), (64, 8, 8)])
+def test_what_is_launched_again_is_launched_right(block):
+    """The second call goes by what the first one compiled; the third has misaligned maps."""
+    settings = Addressing(0.1, 0.0)
+    for offset in (0, 0, 1, 1, 0):
+        x = torch.randn(2 * 64 * 32 * 32 + offset, device="cuda")[offset:].view(2, 64, 32, 32)
+        memory = torch.randn(100, math.prod(block), device="cuda")
+        found = blockwise_memory(x, memory, block, backend="triton", **settings._asdict())
+        expected = reference(x.double(), memory.double(), block, settings)
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
