@@ -9,12 +9,11 @@ from typing import Annotated
 
 import torch
 import typer
-from daad.plotting import INK, Layout, picture_grid, save_figure
-from drop_in import autoencoder, stripes, train
 from torch import Tensor
 
 from blockmem import BlockwiseMemory, Usage, usage
-
+from daad.plotting import INK, Layout, picture_grid, save_figure
+from drop_in import autoencoder, stripes, train
 
 COLUMNS = 8
 
