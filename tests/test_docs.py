@@ -79,6 +79,13 @@ def test_pages_with_code_are_found(page):
     assert page in PAGES
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    prose = BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", prose):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
 def test_a_block_is_left_out_by_a_reason_alone():
     page = "```python\na = 1\n```\n\n{}```python\nprint(a)\n```\n\nprints\n\n```text\n1\n```\n"
     first, second = blocks(page.format(""))
