@@ -3,6 +3,14 @@
 from blockmem.division import assemble, divide
 from blockmem.functional import blockwise_memory
 from blockmem.layer import BlockwiseMemory
+from blockmem.starting import fill_memories
 from blockmem.version import __version__
 
-__all__ = ["BlockwiseMemory", "__version__", "assemble", "blockwise_memory", "divide"]
+__all__ = [
+    "BlockwiseMemory",
+    "__version__",
+    "assemble",
+    "blockwise_memory",
+    "divide",
+    "fill_memories",
+]
