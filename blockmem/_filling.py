@@ -65,14 +65,14 @@ def item_indices(items: Tensor | None, num_items: int, device: torch.device) -> 
             f"items {items.min().item()} to {items.max().item()}: expected indices from 0 to "
             f"{num_items - 1}"
         )
-    if len(items.unique()) < len(items):
+    if len(items) and items.bincount().max() > 1:
         raise ValueError("items: an index is there twice; expected each item once")
     return items
 
 
 def repeated(rows: Tensor) -> Tensor:
     """Return a mask `(R,)` of the rows of `(R, D)` that equal a row before them."""
-    _, group = torch.unique(rows, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+    _, group = torch.unique(rows, dim=0, return_inverse=True)
     places = torch.arange(len(rows), device=rows.device)
     first = torch.full_like(places, len(rows)).scatter_reduce(0, group, places, "amin")
     return first[group] != places
