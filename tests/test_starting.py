@@ -125,6 +125,16 @@ def test_items_that_are_not_finite_can_be_refilled():
     assert layer.memory.isfinite().all()
 
 
+def test_items_that_are_not_finite_and_stay_do_not_hide_repeats():
+    layer = BlockwiseMemory(8, (1, 2))
+    nn.init.constant_(layer.memory[4:].data, torch.nan)
+    for seed in range(20):
+        order = torch.randperm(40, generator=seeded(seed)) % 4
+        x = torch.stack([order.float(), order + 1.0], 1).view(1, 1, 80)
+        assert layer.fill_(x, items=torch.arange(4), generator=seeded(seed)) == 4
+        assert no_two_equal(layer.memory[:4])
+
+
 def test_no_items_are_none():
     layer = BlockwiseMemory(4, (4, 2, 2))
     before = layer.memory.detach().clone()

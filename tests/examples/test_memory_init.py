@@ -72,7 +72,7 @@ def test_as_many_pictures_are_looked_at_as_the_items_need(tmp_path: Path) -> Non
 
 
 def test_items_that_there_are_no_blocks_for_stay_random(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="3 of 7 items") as warned:
         generator, seen = filled(FakePictures(3), tmp_path, division=(1, 1, 1), num_items=7)
     for level, warning in enumerate(warned):
         assert f"memory 'memories.{level}': 3 of 7 items" in str(warning.message)
