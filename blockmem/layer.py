@@ -46,7 +46,7 @@ class BlockwiseMemory(nn.Module):
 
     Attributes:
         memory: the parameter `(N, D)`, `D = c * prod(s)`, uniform in :math:`\pm 1/\sqrt D` at
-            first. Each item is flattened in the order `(*s, c)`, channels fastest; `items` gives
+            first; `fill_memories` starts it better. Each item is flattened in the order `(*s, c)`, channels fastest; `items` gives
             them as blocks. The `state_dict` holds it alone: block shape, temperature and threshold
             are those of the layer that it is loaded into.
 

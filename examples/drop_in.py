@@ -1,14 +1,14 @@
 """One layer dropped into an autoencoder: what it does to pictures unlike those of the training.
 
 An autoencoder learns diagonal stripes, once as it is and once with a `BlockwiseMemory` behind its
-encoder. Then both rebuild new diagonal stripes (normal) and vertical ones (anomalous). The toy is
-Figure 1 of the paper. Takes some seconds on a CPU.
+encoder, whose items start as blocks of its own maps. Then both rebuild new diagonal stripes (normal)
+and vertical ones (anomalous). The toy is Figure 1 of the paper. Takes some seconds on a CPU.
 """
 
 import torch
 from torch import Tensor, nn
 
-from blockmem import BlockwiseMemory
+from blockmem import BlockwiseMemory, fill_memories
 
 
 def autoencoder(with_memory: bool) -> nn.Sequential:
@@ -43,6 +43,8 @@ def main() -> None:
     for with_memory in (False, True):
         torch.manual_seed(0)
         model = autoencoder(with_memory)
+        if with_memory:
+            fill_memories(model, stripes(16, angle=45))
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(300):
             batch = stripes(16, angle=45)
