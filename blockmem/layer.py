@@ -187,8 +187,8 @@ class BlockwiseMemory(nn.Module):
         to `x`, and `requires_grad` does not matter. Fill before a forward, not between a forward
         and its backward.
 
-        An optimiser's averages of a refilled item belong to the item that was there before. With
-        Adam, forget its direction and take the step sizes of the other items:
+        An optimiser's averages of a refilled item belong to the item that was there before: set them
+        to 0, after the optimiser's step.
 
         >>> import torch
         >>> memory = BlockwiseMemory(8, (4, 2, 2))
@@ -198,9 +198,9 @@ class BlockwiseMemory(nn.Module):
         >>> dead = torch.tensor([False] * 6 + [True] * 2)
         >>> memory.fill_(torch.randn(1, 4, 8, 8), items=dead)
         2
-        >>> averages = optimizer.state[memory.memory]
-        >>> averages["exp_avg"][dead] = 0
-        >>> averages["exp_avg_sq"][dead] = averages["exp_avg_sq"][~dead].mean(0)
+        >>> for average in optimizer.state[memory.memory].values():
+        ...     if average.shape == memory.memory.shape:  # not Adam's count of steps
+        ...         average[dead] = 0
 
         Args:
             x: map `(B, C, *S)` that the blocks tile, of floating-point numbers.

@@ -164,10 +164,21 @@ def _taking(layer: BlockwiseMemory, name: str, sample: _Sample) -> Iterator[None
             sample.add(args[0] if args else kwargs["x"], layer.block_shape)
 
     hook = layer.register_forward_pre_hook(take, with_kwargs=True)
+    # A model may call `read` instead, of which hooks know nothing
+    read = getattr(layer, "read", None)
+
+    def take_and_read(x: Tensor) -> Any:
+        take(layer, (x,), {})
+        return read(x)  # type: ignore[misc]
+
+    if read is not None:
+        setattr(layer, "read", take_and_read)  # noqa: B010
     try:
         yield
     finally:
         hook.remove()
+        if read is not None:
+            delattr(layer, "read")
 
 
 @contextmanager

@@ -20,11 +20,13 @@ from daad.labelled import load_labelled
 from daad.scoring import image_auroc
 
 STEPS, BATCH, SEEDS = 250, 64, 3
+REVIVED_AT = (50, 100, 150)
 MAP = (32, 7, 7)  # what the encoder makes of a picture
 
 
 class Row(NamedTuple):
-    """start: "none" (no memory), "uniform" (in ±1/√D, as constructed), "deviation 1" or "maps"."""
+    """start: "none" (no memory), "uniform" (in ±1/√D, as constructed), "deviation 1", "maps", or
+    "revived": uniform, and items that no block uses are filled again at three steps."""
 
     start: str = "maps"
     temperature: float = 1.0
@@ -87,6 +89,21 @@ def started(row: Row, digits: Digits, random: torch.Generator) -> nn.Sequential:
     return model
 
 
+def revive(memory: BlockwiseMemory, features: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Make items that no block of `features` uses blocks of it, and forget what moved them."""
+    dead = ~used(memory, features).any(0)
+    memory.fill_(features, items=dead)
+    for average in optimizer.state[memory.memory].values():
+        if average.shape == memory.memory.shape:  # not the count of steps
+            average[dead] = 0
+
+
+def used(memory: BlockwiseMemory, features: Tensor) -> Tensor:
+    """Which item `(N)` answers which block of the map: a mask `(B * Q, N)`."""
+    with torch.no_grad():
+        return memory.address(features).flatten(0, 1) > 0
+
+
 def errors(model: nn.Module, pictures: Tensor) -> Tensor:
     return (model(pictures) - pictures).square().mean((1, 2, 3))
 
@@ -108,14 +125,17 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
                 features = encoder(x)
                 length = (memory(features).std() / features.std()).item()
         optimizer.step()
+        if row.start == "revived" and step in REVIVED_AT:
+            with torch.no_grad():
+                revive(memory, encoder(x), optimizer)
     model.eval()
     with torch.no_grad():
         scores = [errors(model, digits.normal), errors(model, digits.anomalous)]
         labels = torch.arange(2).repeat_interleave(torch.tensor([len(s) for s in scores]))
         kept, dead = 1.0, 0.0
         if isinstance(memory, BlockwiseMemory):
-            used = memory.address(encoder(digits.normal)).flatten(0, 1) > 0
-            kept, dead = used.float().mean().item(), float((~used.any(0)).sum())
+            mask = used(memory, encoder(digits.normal))
+            kept, dead = mask.float().mean().item(), float((~mask.any(0)).sum())
     auroc = image_auroc(torch.cat(scores), labels)
     return Result(auroc, gradient, length, kept, dead)
 
@@ -123,7 +143,7 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
 def starts() -> Iterator[Row]:
     yield Row("none")
     for temperature in (1.0, 0.1):
-        for start in ("uniform", "deviation 1", "maps"):
+        for start in ("uniform", "deviation 1", "revived", "maps"):
             yield Row(start, temperature)
 
 

@@ -445,6 +445,25 @@ def test_frozen_memories_are_left_alone():
         fill_memories(model, torch.randn(4, 1, 8, 8))
 
 
+class Reads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = BlockwiseMemory(6, (1, 2, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.memory.read(x)[0]
+
+
+@pytest.mark.skipif(not hasattr(BlockwiseMemory, "read"), reason="the layer has no read")
+def test_a_memory_whose_read_the_model_calls_is_filled_too():
+    model, x = Reads(), torch.randn(4, 1, 4, 4)
+    assert fill_memories(model, x) == {"memory": 6}
+    assert items_are_blocks(model.memory.memory, x, (1, 2, 2)).all()
+    assert "read" not in vars(model.memory)
+    out, weights = model.memory.read(x)
+    assert (out.shape, weights.shape) == (x.shape, (4, 4, 6))
+
+
 class Twice(nn.Module):
     """One layer that is called on two maps, or two layers with one parameter."""
 

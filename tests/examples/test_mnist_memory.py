@@ -36,6 +36,16 @@ def test_a_filled_memory_gives_the_encoder_its_gradient(folder: Path) -> None:
     assert plain.length == plain.kept == 1
 
 
+def test_items_that_nothing_uses_are_revived(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mnist_memory, "REVIVED_AT", (5,))
+    digits = mnist_memory.load(folder)
+    left, revived = (
+        mnist_memory.run(Row(start, 0.01, num_items=16), digits, seed=0, steps=7)
+        for start in ("uniform", "revived")
+    )
+    assert revived.dead < left.dead
+
+
 def test_every_row_is_a_model_that_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
