@@ -49,7 +49,7 @@ def test_items_that_nothing_uses_are_revived(folder: Path, monkeypatch: pytest.M
 def test_every_row_is_a_model_that_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(mnist_memory, "SEEDS", 1)
+    monkeypatch.setattr(mnist_memory, "SEEDS", {"starts": 2, "settings": 1})
     monkeypatch.setattr(mnist_memory, "starts", lambda: [Row("deviation 1")])
     monkeypatch.setattr(mnist_memory, "settings", lambda: [Row(num_items=8, block=(32, 1, 7))])
     monkeypatch.setattr(mnist_memory.run, "__defaults__", (1,))
