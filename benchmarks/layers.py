@@ -12,8 +12,8 @@ from benchmarks.gate import Errors, relative_error, worst
 from benchmarks.providers import Layer, eager
 from benchmarks.workloads import FORWARD, Part, Workload, make_inputs
 from blockmem import divide
-from blockmem.addressing import Addressing, address, read
-from blockmem.division import grid_shape, grid_view
+from blockmem.addressing import Addressing, address, combine
+from blockmem.division import grid_shape, grid_views
 
 SAMPLE = 2048  # blocks of each part that the gate compares; all of them where there are no more
 MARGIN = 0.02  # of the threshold; a weight closer to it may be kept or dropped
@@ -157,15 +157,15 @@ def _sample(inputs: Inputs) -> Sample:
     chosen[indices] = True
     grid = (part.map_shape[0], *grid_shape(part.map_shape, part.block_shape))
     probe = inputs.grad.clone()
-    grid_view(probe, part.block_shape).mul_(chosen.view(*grid, *(1 for _ in part.block_shape)))
+    grid_views(part.block_shape, probe)[0].mul_(chosen.view(*grid, *(1 for _ in part.block_shape)))
     return Sample(indices, probe)
 
 
 def _truth(inputs: Inputs, sample: Sample, renormalize: bool) -> Truth:
     """By the straight formula in float64."""
     queries, memory, probe = _leaves(inputs, sample, torch.float64)
-    how = Addressing(1.0, inputs.threshold, renormalize)
-    out = read(queries, memory, how)
+    addressing = Addressing(1.0, inputs.threshold, renormalize)
+    out = combine(address(queries, memory, addressing), memory)
     return Truth(out.detach(), *torch.autograd.grad(out, (queries, memory), probe))
 
 

@@ -6,6 +6,7 @@ channels fastest, as the paper writes H x W x C, so a channels_last map is read 
 """
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 
 from einops import rearrange
@@ -18,9 +19,12 @@ DIMENSIONS = {
     3: ("channels", "depth", "height", "width"),
 }
 
+# From (B, C/c, c, S/s, s, ...) to (B, *S/s, C/c, *s, c)
+GRID_ORDER = {2: (0, 3, 1, 4, 2), 3: (0, 3, 5, 1, 4, 6, 2), 4: (0, 3, 5, 7, 1, 4, 6, 8, 2)}
+
 
 def divide(x: Tensor, block_shape: Sequence[int]) -> Tensor:
-    """The blocks of a map as vectors: `(B, C, *S)` to `(B, Q, D)`, `D = c * prod(s)`.
+    """Return the blocks of a map as vectors: `(B, C, *S)` to `(B, Q, D)`, `D = c * prod(s)`.
 
     Args:
         x: map with 1, 2 or 3 spatial dimensions, any dtype and strides.
@@ -34,14 +38,14 @@ def divide(x: Tensor, block_shape: Sequence[int]) -> Tensor:
     tensor([[[0., 4., 1., 5.],
              [2., 6., 3., 7.]]])
     """
-    check_block_shape(block_shape)
+    block_shape = check_block_shape(block_shape)
     check_fits(x.shape, block_shape)
     map_side, grid, block = _patterns(len(block_shape) - 1)
     return rearrange(x, f"{map_side} -> b ({grid}) ({block})", **_block_sizes(block_shape))
 
 
 def assemble(queries: Tensor, block_shape: Sequence[int], map_shape: Sequence[int]) -> Tensor:
-    """The map made of the given blocks: `(B, Q, D)` to `map_shape`, the inverse of `divide`.
+    """Return the map made of the given blocks: `(B, Q, D)` to `map_shape`, the inverse of `divide`.
 
     Args:
         queries: blocks as `divide` gives them.
@@ -56,7 +60,7 @@ def assemble(queries: Tensor, block_shape: Sequence[int], map_shape: Sequence[in
     >>> torch.equal(assemble(divide(x, (4, 8, 2)), (4, 8, 2), x.shape), x)
     True
     """
-    check_block_shape(block_shape)
+    block_shape = check_block_shape(block_shape)
     check_fits(map_shape, block_shape)
     grid_sizes = grid_shape(map_shape, block_shape)
     expected = (map_shape[0], math.prod(grid_sizes), math.prod(block_shape))
@@ -70,20 +74,28 @@ def assemble(queries: Tensor, block_shape: Sequence[int], map_shape: Sequence[in
     return rearrange(queries, f"b ({grid}) ({block}) -> {map_side}", **sizes)
 
 
-def grid_view(x: Tensor, block_shape: Sequence[int]) -> Tensor:
-    """The map seen as `(B, *grid, *s, c)`, `grid = (*S/s, C/c)`: a view, nothing is copied."""
-    map_side, grid, block = _patterns(len(block_shape) - 1)
-    return rearrange(x, f"{map_side} -> b {grid} {block}", **_block_sizes(block_shape))
+def grid_views(block_shape: Sequence[int], *maps: Tensor) -> list[Tensor]:
+    """Return maps of one shape seen as `(B, *grid, *s, c)`, `grid = (*S/s, C/c)`.
+
+    These are views, nothing is copied. They are not made by einops, since every call of the layer
+    comes by here, and small ones would wait for it.
+    """
+    batch, *sizes = maps[0].shape
+    split = [batch]
+    for size, part in zip(sizes, block_shape, strict=True):
+        split += (size // part, part)
+    order = GRID_ORDER[len(block_shape)]
+    return [x.view(split).permute(order) for x in maps]
 
 
 def grid_shape(map_shape: Sequence[int], block_shape: Sequence[int]) -> tuple[int, ...]:
-    """Blocks along each axis, space first and channels last: `(*S/s, C/c)`."""
+    """Return the blocks along each axis, space first and channels last: `(*S/s, C/c)`."""
     channels, *space = (size // part for size, part in zip(map_shape[1:], block_shape, strict=True))
     return (*space, channels)
 
 
 def chunks(grid: Sequence[int], rows: int) -> Iterator[tuple[int | slice, ...]]:
-    """Indices that cut a grid into consecutive pieces of at most `rows` blocks (at least one).
+    """Yield indices that cut a grid into consecutive pieces of at most `rows` blocks (at least one).
 
     Indexing a tensor whose first axes are `grid` with each in turn goes through all its blocks
     in order, by views: `grid` is cut along one axis, and looped over along those before it.
@@ -102,23 +114,33 @@ def chunks(grid: Sequence[int], rows: int) -> Iterator[tuple[int | slice, ...]]:
             yield (*reversed(before), slice(start, start + step))
 
 
-def check_block_shape(block_shape: Sequence[int]) -> None:
-    """ValueError unless `block_shape` is `(c, *s)` of positive whole numbers, 1 to 3 spatial."""
-    shape = (block_shape,) if isinstance(block_shape, int) else tuple(block_shape)
-    if not 2 <= len(shape) <= 4 or not all(isinstance(n, int) and n > 0 for n in shape):
+def check_block_shape(block_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return `block_shape` as a tuple of Python's own whole numbers, which NumPy's become.
+
+    Raises:
+        ValueError: unless it is `(c, *s)` of positive whole numbers, with 1 to 3 spatial ones.
+    """
+    try:
+        shape = tuple(n if isinstance(n, int) else operator.index(n) for n in block_shape)
+    except TypeError:
+        shape = ()
+    if not 2 <= len(shape) <= 4 or not all(n > 0 for n in shape):
         raise ValueError(
-            f"block_shape {shape}: expected (c, *s), the channels of a block and its 1, 2 or 3 "
-            "spatial sizes, each a positive whole number, such as (64, 16, 16)"
+            f"block_shape {block_shape}: expected (c, *s), the channels of a block and its 1, 2 or "
+            "3 spatial sizes, each a positive whole number, such as (64, 16, 16)"
         )
+    return shape
 
 
 def check_fits(map_shape: Sequence[int], block_shape: Sequence[int]) -> None:
-    """ValueError unless blocks of `block_shape` tile a map of `map_shape`."""
+    """Raise ValueError unless blocks of `block_shape` tile a map of `map_shape`."""
     if len(map_shape) != len(block_shape) + 1:
+        hint = "; vectors (B, C) are maps of length 1: pass x[..., None] and block_shape (c, 1)"
         raise ValueError(
             f"map of shape {tuple(map_shape)} and block_shape {tuple(block_shape)} do not go "
             f"together: a block (c, *s) with {len(block_shape) - 1} spatial sizes needs a map "
             f"(B, C, *S) of {len(block_shape) + 1} dimensions, got {len(map_shape)}"
+            f"{hint if len(map_shape) == 2 else ''}"
         )
     names = DIMENSIONS[len(block_shape) - 1]
     for name, size, part in zip(names, map_shape[1:], block_shape, strict=True):
@@ -140,7 +162,7 @@ def _misfit(
 
 
 def nearest_divisors(size: int, part: int) -> tuple[int, int]:
-    """The divisors of `size` nearest to `part` from below and above; the end one beyond the ends."""
+    """Return the divisors of `size` nearest to `part` from below and above; the end one beyond the ends."""
     divisors = [n for n in range(1, size + 1) if size % n == 0]
     return (
         max((n for n in divisors if n <= part), default=1),
@@ -149,7 +171,7 @@ def nearest_divisors(size: int, part: int) -> tuple[int, int]:
 
 
 def _patterns(dims: int) -> tuple[str, str, str]:
-    """einops patterns for `dims` spatial axes: the map's side, the grid, the block.
+    """Return einops patterns for `dims` spatial axes: the map's side, the grid, the block.
 
     >>> _patterns(2)
     ('b (gc c) (gx x) (gy y)', 'gx gy gc', 'x y c')

@@ -1,6 +1,7 @@
 """`BlockwiseMemory`, the layer as a module."""
 
 import math
+import operator
 import warnings
 from collections.abc import Sequence
 
@@ -8,27 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from blockmem._filling import fill_items, item_indices
+from blockmem.addressing import Addressing
 from blockmem.division import DIMENSIONS, check_block_shape, nearest_divisors
 from blockmem.functional import (
     blockwise_address,
+    blockwise_memory,
+    blockwise_read,
     check_addressing,
     check_backend,
-    prepare,
-    read_map,
 )
+
+torch.fx.wrap("blockwise_memory")  # symbolic tracing records the call, and does not look inside
 
 
 class BlockwiseMemory(nn.Module):
-    r"""Replaces every block of a feature map by what a learned memory answers to it.
+    r"""Replace every block of a feature map by what a learned memory answers to it.
 
-    .. math::
-        s_i = \frac{q \cdot m_i}{\|q\| \|m_i\| \tau}, \quad p = \mathrm{softmax}(s), \quad
-        w_i = p_i \,[p_i \ge \theta], \quad \hat q = \sum_i w_i m_i
-
-    for each block :math:`q` and the items :math:`m_1 \dots m_N`: block-wise memory of DAAD (Hou
-    et al., ICCV 2021, Eq. 1 and 2). Blocks of one pixel over all channels make it MemAE's memory.
-    Where N is not well below D the memory lets everything through: with :math:`\tau = 1` its
-    read-out is close to linear, of rank N. The paper has D/N of 4 to 33.
+    `blockwise_memory` has the formula, and how dtypes, autocast and backends are chosen. Where N is
+    not well below D the memory lets everything through: with :math:`\tau = 1` its read-out is
+    close to linear, of rank N. The paper has D/N of 4 to 33.
 
     Shape:
         - input `(B, C, *S)`, with 1, 2 or 3 spatial dimensions, any strides
@@ -41,18 +40,22 @@ class BlockwiseMemory(nn.Module):
             threshold; a smaller one makes addressing sparse.
         threshold: :math:`\theta \ge 0`, below which an item is dropped; None is 1/N, 0 drops none.
         renormalize: make the weights that are left sum to 1, as MemAE does and DAAD does not.
+        similarity: "cosine", or "dot" as in the code of MemAE and HF2-VAD.
         backend: "auto", "torch" or "triton"; as of `blockwise_memory`.
         device, dtype: of the memory, as in PyTorch's own layers.
 
     Attributes:
         memory: the parameter `(N, D)`, `D = c * prod(s)`, uniform in :math:`\pm 1/\sqrt D` at
-            first; `fill_memories` starts it better. Each item is flattened in the order `(*s, c)`, channels fastest; `items` gives
-            them as blocks. The `state_dict` holds it alone: block shape, temperature and threshold
+            first; `fill_memories` starts it better. Each item is flattened in the order `(*s, c)`,
+            channels fastest: to load items `W` of another library, write
+            `memory.items().copy_(W.view(N, c, *s))` under `torch.no_grad()`. A matrix in
+            channels-first order that is copied into `memory` itself gives wrong answers and no
+            error. The `state_dict` holds the memory alone: block shape, temperature and threshold
             are those of the layer that it is loaded into.
 
     Raises:
         ValueError: for settings out of range, and for a map that the blocks do not tile or that is
-            on another device. A threshold that no weight can reach is a warning.
+            on another device. A threshold that hardly any weight can reach is a warning.
         TypeError: for a map whose dtype is not the memory's, but under autocast, which casts both.
 
     >>> import torch
@@ -69,6 +72,7 @@ class BlockwiseMemory(nn.Module):
         temperature: float = 1.0,
         threshold: float | None = None,
         renormalize: bool = False,
+        similarity: str = "cosine",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -76,28 +80,21 @@ class BlockwiseMemory(nn.Module):
         super().__init__()
         if not hasattr(num_items, "__index__") or num_items < 1:
             raise ValueError(f"num_items {num_items!r}: expected a whole number of at least 1")
-        check_block_shape(block_shape)
+        self.num_items = operator.index(num_items)
+        self.block_shape = check_block_shape(block_shape)
         check_backend(backend)
-        how = check_addressing(num_items, temperature, threshold, renormalize)
-        self.num_items = int(num_items)
-        self.block_shape = tuple(block_shape)
+        _warn_of_threshold(
+            self.num_items, check_addressing(temperature, threshold, renormalize, similarity)
+        )
         self.temperature = temperature
         self.threshold = threshold
         self.renormalize = renormalize
+        self.similarity = similarity
         self.backend = backend
         self.memory = nn.Parameter(
-            torch.empty(num_items, math.prod(block_shape), device=device, dtype=dtype)
+            torch.empty(self.num_items, math.prod(self.block_shape), device=device, dtype=dtype)
         )
         self.reset_parameters()
-        # Largest when one item has cosine 1 and all others -1
-        largest = 1 / (1 + (num_items - 1) * math.exp(-2 / how.temperature))
-        if how.threshold > largest:
-            warnings.warn(
-                f"threshold {how.threshold:g} drops every item, always: at temperature "
-                f"{how.temperature:g} no weight of {num_items} items exceeds {largest:.3g}; lower "
-                "the threshold (None is 1/N) or the temperature",
-                stacklevel=2,
-            )
 
     @classmethod
     def from_division(
@@ -109,11 +106,12 @@ class BlockwiseMemory(nn.Module):
         temperature: float = 1.0,
         threshold: float | None = None,
         renormalize: bool = False,
+        similarity: str = "cosine",
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "BlockwiseMemory":
-        """The layer whose blocks divide a map as the paper's division rates say.
+        """Return the layer whose blocks divide a map as the paper's division rates say.
 
         Args:
             map_shape: `(C, *S)`, a map without its batch dimension.
@@ -130,6 +128,7 @@ class BlockwiseMemory(nn.Module):
             temperature=temperature,
             threshold=threshold,
             renormalize=renormalize,
+            similarity=similarity,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -141,28 +140,42 @@ class BlockwiseMemory(nn.Module):
         nn.init.uniform_(self.memory, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` with every block replaced; see the class for shapes, `blockwise_memory` for dtypes."""
-        settings = (self.temperature, self.threshold, self.renormalize)
-        x, memory, how = prepare(x, self.memory, self.block_shape, *settings)
-        return read_map(x, memory, self.block_shape, how, self.backend)
-
-    def address(self, x: Tensor) -> Tensor:
-        """The addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).
-
-        A diagnostic: they are materialised, in float32 (float64 for float64). The Q blocks of a map
-        are counted over space first, channels last. Errors as of a call of the layer.
-        """
-        return blockwise_address(
+        """Return `x` with every block replaced, as `blockwise_memory` does."""
+        return blockwise_memory(
             x,
             self.memory,
             self.block_shape,
             temperature=self.temperature,
             threshold=self.threshold,
             renormalize=self.renormalize,
+            similarity=self.similarity,
+            backend=self.backend,
         )
 
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the new map and the weights it is read with, in one differentiable pass.
+
+        For a loss on the weights, such as `entropy`. PyTorch computes it, whatever the backend: all
+        weights are held, forward and backward.
+
+        Returns:
+            The map that `forward` gives, and the weights `(B, Q, N)` that `address` gives.
+        """
+        return blockwise_read(x, self.memory, self.block_shape, self._addressing())
+
+    def address(self, x: Tensor) -> Tensor:
+        """Compute the addressing weights of every block of `x`, `(B, Q, N)` after shrinkage (Eq. 1).
+
+        They are in float32 (float64 for float64). The Q blocks of a map are counted over space
+        first, channels last. Errors are those of a call of the layer.
+        """
+        return blockwise_address(x, self.memory, self.block_shape, self._addressing())
+
+    def _addressing(self) -> Addressing:
+        return check_addressing(self.temperature, self.threshold, self.renormalize, self.similarity)
+
     def items(self) -> Tensor:
-        """The memory items as blocks one can look at: a view `(N, c, *s)` of `memory`."""
+        """Return the items as blocks one can look at: a view `(N, c, *s)` of `memory`."""
         channels, *space = self.block_shape
         return self.memory.view(self.num_items, *space, channels).movedim(-1, 1)
 
@@ -218,7 +231,7 @@ class BlockwiseMemory(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"num_items={self.num_items}", f"block_shape={self.block_shape}"]
-        defaults = {"temperature": 1.0, "threshold": None, "renormalize": False, "backend": "auto"}
+        defaults = Addressing()._asdict() | {"backend": "auto"}
         for name, default in defaults.items():
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)!r}")
@@ -243,3 +256,30 @@ def _block_shape(map_shape: Sequence[int], division: Sequence[int]) -> tuple[int
                 f"{division}): the nearest rates that divide {size} are {below} and {above}"
             )
     return tuple(size // rate for size, rate in zip(map_shape, rates, strict=True))
+
+
+def _warn_of_threshold(items: int, addressing: Addressing) -> None:
+    """Warn where the threshold is one that an item passes never, or hardly ever."""
+    threshold, temperature = addressing.threshold, addressing.temperature
+    if threshold is None or items == 1 or not addressing.cosine:
+        return
+    # Of one item with cosine 1, where all others have -1, and where they are orthogonal
+    largest, others_orthogonal = (
+        1 / (1 + (items - 1) * math.exp(-difference / temperature)) for difference in (2, 1)
+    )
+    if threshold > largest:
+        problem = f"drops every item, always: no weight of {items} items exceeds {largest:.3g}"
+    elif threshold > others_orthogonal:
+        needed = temperature * math.log(threshold * (items - 1) / (1 - threshold))
+        problem = (
+            f"drops an item even where it equals the block and the other {items - 1} are orthogonal "
+            f"to it: to pass it would need a cosine of {needed:.2f}"
+        )
+    else:
+        return
+    warnings.warn(
+        f"threshold {threshold:g} at temperature {temperature:g} {problem}; a row of which nothing "
+        f"is left gives zeros and no gradient. Take a threshold below {others_orthogonal:.3g} (None "
+        f"is 1/N, {1 / items:.3g}) or a lower temperature",
+        stacklevel=3,
+    )

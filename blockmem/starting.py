@@ -163,22 +163,19 @@ def _taking(layer: BlockwiseMemory, name: str, sample: _Sample) -> Iterator[None
         with _named(name):
             sample.add(args[0] if args else kwargs["x"], layer.block_shape)
 
-    hook = layer.register_forward_pre_hook(take, with_kwargs=True)
-    # A model may call `read` instead, of which hooks know nothing
-    read = getattr(layer, "read", None)
+    read = layer.read
 
-    def take_and_read(x: Tensor) -> Any:
+    def take_and_read(x: Tensor) -> tuple[Tensor, Tensor]:
         take(layer, (x,), {})
-        return read(x)  # type: ignore[misc]
+        return read(x)
 
-    if read is not None:
-        setattr(layer, "read", take_and_read)  # noqa: B010
+    hook = layer.register_forward_pre_hook(take, with_kwargs=True)
+    layer.read = take_and_read  # type: ignore[method-assign]  # hooks know nothing of this call
     try:
         yield
     finally:
         hook.remove()
-        if read is not None:
-            delattr(layer, "read")
+        del layer.read
 
 
 @contextmanager

@@ -33,6 +33,16 @@ def stripes(count: int, angle: float) -> Tensor:
     return torch.sin(across * 0.8 + phase) + 0.05 * torch.randn(count, 1, 32, 32)
 
 
+def train(model: nn.Module, steps: int = 300) -> None:
+    """Learn to rebuild stripes at 45 degrees."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        batch = stripes(16, angle=45)
+        optimizer.zero_grad()
+        (model(batch) - batch).square().mean().backward()
+        optimizer.step()
+
+
 def mean_error(model: nn.Module, pictures: Tensor) -> float:
     with torch.no_grad():
         return (model(pictures) - pictures).square().mean().item()
@@ -45,12 +55,7 @@ def main() -> None:
         model = autoencoder(with_memory)
         if with_memory:
             fill_memories(model, stripes(16, angle=45))
-        optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-        for _ in range(300):
-            batch = stripes(16, angle=45)
-            optimizer.zero_grad()
-            (model(batch) - batch).square().mean().backward()
-            optimizer.step()
+        train(model)
         normal, anomalous = (mean_error(model, stripes(64, angle)) for angle in (45, 0))
         name = "with memory" if with_memory else "autoencoder"
         print(f"{name:16}{normal:>10.4f}{anomalous:>12.4f}{anomalous / normal:>8.1f}")

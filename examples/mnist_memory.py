@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from blockmem import BlockwiseMemory, fill_memories
+from blockmem import BlockwiseMemory, fill_memories, usage
 from daad.labelled import load_labelled
 from daad.scoring import image_auroc
 
@@ -92,17 +92,11 @@ def started(row: Row, digits: Digits, random: torch.Generator) -> nn.Sequential:
 
 def revive(memory: BlockwiseMemory, features: Tensor, optimizer: torch.optim.Optimizer) -> None:
     """Make items that no block of `features` uses blocks of it, and forget what moved them."""
-    dead = ~used(memory, features).any(0)
+    dead = usage(memory.address(features)).never_used
     memory.fill_(features, items=dead)
     for average in optimizer.state[memory.memory].values():
         if average.shape == memory.memory.shape:  # not the count of steps
             average[dead] = 0
-
-
-def used(memory: BlockwiseMemory, features: Tensor) -> Tensor:
-    """Which item `(N)` answers which block of the map: a mask `(B * Q, N)`."""
-    with torch.no_grad():
-        return memory.address(features).flatten(0, 1) > 0
 
 
 def errors(model: nn.Module, pictures: Tensor) -> Tensor:
@@ -135,8 +129,9 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
         labels = torch.arange(2).repeat_interleave(torch.tensor([len(s) for s in scores]))
         kept, dead = 1.0, 0.0
         if isinstance(memory, BlockwiseMemory):
-            mask = used(memory, encoder(digits.normal))
-            kept, dead = mask.float().mean().item(), float((~mask.any(0)).sum())
+            weights = memory.address(encoder(digits.normal))
+            kept = (weights > 0).float().mean().item()
+            dead = float(usage(weights).never_used.sum())
     auroc = image_auroc(torch.cat(scores), labels)
     return Result(auroc, gradient, length, kept, dead)
 

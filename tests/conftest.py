@@ -1,4 +1,4 @@
-"""What the tests of the library share: backends and where they run, the ground truth, and inputs
+"""What the tests of the library share: backends and where they run, the reference, and inputs
 that keep clear of the kink."""
 
 import os
@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from blockmem import blockwise_memory, divide, kernels
-from blockmem.addressing import Addressing, address
-from blockmem.ops import straight
+from blockmem import blockwise_memory, divide
+from blockmem.addressing import Addressing, address, reference
+from blockmem.backends.choice import load_triton
 
 # Set for the process in which Triton's interpreter runs the kernels on the CPU
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -43,7 +43,7 @@ class Place:
         if self.largest_small is None:
             yield
             return
-        with mock.patch.object(kernels.load(), "largest_small", return_value=self.largest_small):
+        with mock.patch.object(load_triton(), "largest_small", return_value=self.largest_small):
             yield
 
 
@@ -64,16 +64,20 @@ places = pytest.mark.parametrize("place", list(_places()))
 
 
 def clear_threshold(
-    x: Tensor, memory: Tensor, block_shape: tuple[int, ...], temperature: float
+    x: Tensor,
+    memory: Tensor,
+    block_shape: tuple[int, ...],
+    temperature: float,
+    similarity: str = "cosine",
 ) -> float:
     """A threshold among this input's probabilities, in the widest gap of their middle half.
 
     An item whose weight is close to the threshold is kept or dropped by rounding, and no two
     dtypes need agree. Values and gradients are compared where none is close.
     """
-    how = Addressing(temperature, 0.0, False)
+    addressing = Addressing(temperature, 0.0, False, similarity)
     blocks = divide(x.double().cpu(), block_shape)
-    probabilities = address(blocks, memory.double().cpu(), how).flatten().sort().values
+    probabilities = address(blocks, memory.double().cpu(), addressing).flatten().sort().values
     if len(probabilities) < 4:
         return 0.5 / memory.shape[0]
     quarter = len(probabilities) // 4
@@ -82,12 +86,12 @@ def clear_threshold(
     return ((middle[widest] + middle[widest + 1]) / 2).item()
 
 
-def ground_truth(
-    x: Tensor, memory: Tensor, grad: Tensor, block_shape: tuple[int, ...], how: Addressing
+def reference_gradients(
+    x: Tensor, memory: Tensor, grad: Tensor, block_shape: tuple[int, ...], addressing: Addressing
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value and both gradients by the straight formula in float64."""
+    """Value and both gradients of the reference in float64."""
     x, memory = (t.detach().cpu().double().requires_grad_() for t in (x, memory))
-    out = straight(x, memory, block_shape, how)
+    out = reference(x, memory, block_shape, addressing)
     return (out.detach(), *torch.autograd.grad(out, (x, memory), grad.cpu().double()))
 
 

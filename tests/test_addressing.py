@@ -8,12 +8,17 @@ from conftest import gradients
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory
-from blockmem.addressing import Addressing, address, read
+from blockmem.addressing import Addressing, address, combine, reference
 from blockmem.functional import blockwise_address
-from blockmem.ops import straight
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def weights_of(x, memory, block_shape, **settings):
+    return blockwise_address(x, memory, block_shape, Addressing(**settings))
+
+
 temperatures = pytest.mark.parametrize("temperature", [1.0, 0.07, 0.005])
 
 
@@ -26,9 +31,7 @@ def test_the_formula_by_hand():
     assert p[2] < 1 / 3 < p[0] < p[1]
     weights = address(queries, memory, Addressing(0.5, 1 / 3, False))
     assert_close(weights, torch.tensor([[p[0], p[1], 0.0]]))
-    assert_close(
-        read(queries, memory, Addressing(0.5, 1 / 3, False)), torch.tensor([[p[0], 2 * p[1]]])
-    )
+    assert_close(combine(weights, memory), torch.tensor([[p[0], 2 * p[1]]]))
     renormalized = address(queries, memory, Addressing(0.5, 1 / 3, True))
     assert_close(renormalized, torch.tensor([[p[0], p[1], 0.0]]) / (p[0] + p[1]))
 
@@ -44,7 +47,7 @@ def test_collapsed_memory_gives_a_uniform_row(items, temperature, dtype):
         item.expand(items, 48).to(dtype),
         torch.randn(2, 48, 3, 5, generator=generator).to(dtype),
     )
-    weights = blockwise_address(x, memory, (48, 1, 1), temperature=temperature)
+    weights = weights_of(x, memory, (48, 1, 1), temperature=temperature)
     assert (weights > 0).all()
     out = blockwise_memory(x, memory, (48, 1, 1), temperature=temperature)
     expected = memory[0].view(1, 48, 1, 1).expand(out.shape)
@@ -73,7 +76,7 @@ def test_an_item_of_zeros_has_cosine_zero(dtype):
     x = torch.randn(1, 4, 6, 1, generator=torch.Generator().manual_seed(1)).to(dtype)
     out, grad_x, grad_memory = gradients(x, memory, (4, 1, 1), threshold=0.0)
     assert all(t.isfinite().all() for t in (out, grad_x, grad_memory))
-    weights = blockwise_address(x, memory, (4, 1, 1), threshold=0.0).double()
+    weights = weights_of(x, memory, (4, 1, 1), threshold=0.0).double()
     unit = torch.nn.functional.normalize(x.double().flatten(2).mT, dim=-1)
     cosine = unit @ torch.nn.functional.normalize(memory.double(), dim=-1).T
     assert (cosine[..., 2] == 0).all()
@@ -84,7 +87,7 @@ def test_the_smallest_float16_numbers_still_have_a_direction():
     x = torch.full((1, 4, 1, 1), 2.0**-24, dtype=torch.float16)
     memory = torch.tensor([[1.0, 1, 1, 1], [-1, -1, -1, -1]], dtype=torch.float16)
     assert_close(
-        blockwise_address(x, memory, (4, 1, 1), threshold=0.0).flatten(),
+        weights_of(x, memory, (4, 1, 1), threshold=0.0).flatten(),
         torch.tensor([1.0, -1.0]).softmax(0),
     )
 
@@ -92,8 +95,8 @@ def test_the_smallest_float16_numbers_still_have_a_direction():
 def test_an_item_at_the_threshold_is_kept_and_one_below_is_not():
     x, memory = torch.tensor([[1.0], [0.0]])[None], torch.eye(2)
     high = torch.tensor([1.0, 0.0]).softmax(0)[1].item()
-    kept = blockwise_address(x, memory, (2, 1), threshold=high)
-    dropped = blockwise_address(x, memory, (2, 1), threshold=high * (1 + 1e-5))
+    kept = weights_of(x, memory, (2, 1), threshold=high)
+    dropped = weights_of(x, memory, (2, 1), threshold=high * (1 + 1e-5))
     assert (kept > 0).tolist() == [[[True, True]]]
     assert (dropped > 0).tolist() == [[[True, False]]]
 
@@ -104,7 +107,7 @@ def test_a_row_of_which_nothing_is_left_gives_zeros(renormalize):
     settings = {"threshold": 0.9, "renormalize": renormalize}
     for tensor in gradients(x, memory, (4, 2, 2), **settings):
         assert (tensor == 0).all()
-    assert (blockwise_address(x, memory, (4, 2, 2), **settings) == 0).all()
+    assert (weights_of(x, memory, (4, 2, 2), **settings) == 0).all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -123,7 +126,7 @@ def test_threshold_none_is_one_over_n_and_zero_is_plain_softmax():
     x, memory = torch.randn(1, 4, 4, 4), torch.randn(10, 16)
     none, explicit = (blockwise_memory(x, memory, (4, 2, 2), threshold=t) for t in (None, 0.1))
     assert torch.equal(none, explicit)
-    total = blockwise_address(x, memory, (4, 2, 2), threshold=0).sum(dim=-1)
+    total = weights_of(x, memory, (4, 2, 2), threshold=0).sum(dim=-1)
     assert_close(total, torch.ones_like(total))
 
 
@@ -131,7 +134,7 @@ def test_an_inplace_activation_may_follow():
     x, memory = torch.randn(1, 4, 4, 4, requires_grad=True), torch.randn(10, 16)
     blockwise_memory(x, memory, (4, 2, 2)).relu_().sum().backward()
     expected = torch.autograd.functional.vjp(
-        lambda x: straight(x, memory, (4, 2, 2), Addressing(1.0, 0.1, False)).relu(),
+        lambda x: reference(x, memory, (4, 2, 2), Addressing(1.0, 0.1, False)).relu(),
         x.detach(),
         torch.ones_like(x),
     )[1]

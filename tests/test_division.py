@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockmem import assemble, divide
-from blockmem.division import chunks, grid_shape, grid_view
+from blockmem.division import chunks, grid_shape, grid_views
 
 
 @st.composite
@@ -50,7 +50,7 @@ def test_each_query_is_its_block_with_channels_fastest(given_map):
 @given(maps())
 def test_grid_view_shares_memory(given_map):
     x, block = given_map
-    view = grid_view(x, block)
+    view = grid_views(block, x)[0]
     assert view.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
     assert view.shape == (x.shape[0], *grid_shape(x.shape, block), *block[1:], block[0])
 

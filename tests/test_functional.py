@@ -4,8 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from blockmem import BlockwiseMemory, blockwise_memory
-from blockmem.addressing import Addressing
-from blockmem.ops import straight
+from blockmem.addressing import Addressing, reference
 
 
 def call(
@@ -83,8 +82,8 @@ def test_autocast_casts_both_and_returns_its_dtype(dtype):
     with torch.autocast("cpu", dtype=dtype):
         out = blockwise_memory(x, memory, (4, 2, 2), threshold=0.0)
     assert out.dtype == dtype
-    how = Addressing(1.0, 0.0, False)
-    expected = straight(x.to(dtype), memory.to(dtype), (4, 2, 2), how)
+    addressing = Addressing(1.0, 0.0, False)
+    expected = reference(x.to(dtype), memory.to(dtype), (4, 2, 2), addressing)
     assert_close(out, expected)  # weights in float32, not in the autocast dtype
     grads = torch.autograd.grad(out.float().sum(), (x, memory))
     expected = torch.autograd.grad(expected.float().sum(), (x, memory))

@@ -2,6 +2,7 @@ import copy
 import io
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -136,13 +137,38 @@ def test_repr_says_what_is_not_default():
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
 def test_a_threshold_that_drops_everything_warns(temperature):
     largest = 1 / (1 + 99 * math.exp(-2 / temperature))
-    with pytest.warns(UserWarning, match="drops every item, always: at temperature"):
+    with pytest.warns(
+        UserWarning, match="drops every item, always: no weight of 100 items exceeds"
+    ):
         BlockwiseMemory(100, (4, 2, 2), temperature=temperature, threshold=largest * 1.01)
-    layer = BlockwiseMemory(100, (4, 1), temperature=temperature, threshold=largest * 0.99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is still one that hardly any item passes
+        layer = BlockwiseMemory(100, (4, 1), temperature=temperature, threshold=largest * 0.99)
     best = torch.ones(4)  # one item along it, all others against: the row that reaches it
     with torch.no_grad():
         layer.memory.copy_(-best.expand(100, 4)).select(0, 0).neg_()
     assert layer(best.view(1, 4, 1)).abs().sum() > 0
+
+
+def test_a_threshold_that_only_several_like_items_could_pass_warns():
+    """MemAE's own settings: one item alike, all others orthogonal to it, is dropped."""
+    with pytest.warns(UserWarning, match="would need a cosine of 1.61.*below 0.00136"):
+        layer = BlockwiseMemory(2000, (16, 1), threshold=0.0025, renormalize=True)
+    queries = layer.memory.detach()[:1]
+    cosine = 0.0025 * 1999 / (1 - 0.0025)
+    assert math.log(cosine) == pytest.approx(1.61, abs=0.005)
+    assert (layer.address(queries[..., None]) == 0).all()
+
+
+def test_a_threshold_that_an_item_passes_does_not_warn():
+    for settings in [
+        {"threshold": 1 / (1 + 99 * math.exp(-1)) * 0.999},
+        {"threshold": 0.5, "temperature": 0.05},
+        {"threshold": 0.9, "similarity": "dot"},
+        {"threshold": 0.0},
+        {"num_items": 1, "threshold": 1.0},
+    ]:
+        BlockwiseMemory(**({"num_items": 100, "block_shape": (4, 1)} | settings))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +178,9 @@ def test_a_threshold_that_drops_everything_warns(temperature):
         ({"num_items": 2.5}, "num_items 2.5: expected a whole number"),
         ({"num_items": "8"}, "num_items '8': expected a whole number"),
         ({"block_shape": (4,)}, r"block_shape \(4,\): expected \(c, \*s\)"),
-        ({"block_shape": 4}, r"block_shape \(4,\): expected \(c, \*s\)"),
+        ({"block_shape": 4}, r"block_shape 4: expected \(c, \*s\)"),
+        ({"block_shape": (4, 2.0)}, r"block_shape \(4, 2.0\): expected"),
+        ({"similarity": "euclid"}, "similarity 'euclid': expected 'cosine' or 'dot'"),
         ({"temperature": -1.0}, "temperature -1.0: expected a finite number above 0"),
         ({"threshold": -1.0}, "threshold -1.0: expected None"),
         ({"backend": "fast"}, "backend 'fast': expected one of"),
@@ -187,6 +215,7 @@ def test_any_write_to_the_memory_counts_from_then_on():
 
 
 def test_whole_numbers_of_numpy_will_do():
-    layer = BlockwiseMemory(np.int64(10), (4, 2, 2))
-    assert type(layer.num_items) is int
+    layer = BlockwiseMemory(np.int64(10), tuple(np.array([4, 2, 2])))
+    assert {type(n) for n in (layer.num_items, *layer.block_shape)} == {int}
+    assert repr(layer) == "BlockwiseMemory(num_items=10, block_shape=(4, 2, 2))"
     assert layer(torch.randn(1, 4, 4, 4)).shape == (1, 4, 4, 4)

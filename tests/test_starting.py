@@ -454,7 +454,6 @@ class Reads(nn.Module):
         return self.memory.read(x)[0]
 
 
-@pytest.mark.skipif(not hasattr(BlockwiseMemory, "read"), reason="the layer has no read")
 def test_a_memory_whose_read_the_model_calls_is_filled_too():
     model, x = Reads(), torch.randn(4, 1, 4, 4)
     assert fill_memories(model, x) == {"memory": 6}

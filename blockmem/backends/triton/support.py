@@ -1,11 +1,8 @@
-"""The Triton backend, imported when it is first used: `small` and `large` are the kernels, `launch`
-the launchers, `tiles` the tables of tile sizes. docs/kernels.md explains them."""
+"""What the Triton backend takes, and why it does not take the rest."""
 
-import importlib
 import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -16,18 +13,17 @@ OLDEST_TRITON = (3, 3)  # the first whose kernels take tuples
 MOST_ITEMS = 2**14  # a row of the table of weights is held on the chip
 
 
-def load() -> ModuleType:
-    """The launchers, with the functions of `blockmem.chunked`."""
-    return importlib.import_module("blockmem.kernels.launch")
-
-
-def refusal(x: Tensor, memory: Tensor, how: Addressing) -> str | None:
-    """Why the kernels do not take this; None where they do."""
+def unsupported_reason(x: Tensor, memory: Tensor, addressing: Addressing) -> str | None:
+    """Return why the kernels do not take this, or None where they do."""
     if x.dtype == torch.float64:
         return "float64 is not supported; convert to float32"
-    if not how.bounded:
+    if not addressing.cosine:
         return (
-            f"temperature {how.temperature:g} is below {1 / MAX_EXPONENT:g}, where exp of a logit "
+            f"similarity {addressing.similarity!r} is not supported: the kernels have cosines alone"
+        )
+    if not addressing.bounded:
+        return (
+            f"temperature {addressing.temperature:g} is below {1 / MAX_EXPONENT:g}, where exp of a logit "
             "may overflow"
         )
     if memory.shape[0] > MOST_ITEMS:
@@ -55,7 +51,7 @@ def _wrong_device(x: Tensor) -> str | None:
             f"x is on {x.device}: expected a GPU, or for a try on the CPU TRITON_INTERPRET=1 in "
             "the environment before blockmem is imported"
         )
-    if not load().INTERPRETED:
+    if not _interpreted():
         return "TRITON_INTERPRET was set after the kernels had been imported; set it before"
     if x.dtype == torch.bfloat16:
         return "Triton's interpreter does not multiply bfloat16; convert to float32 or float16"
@@ -71,3 +67,10 @@ def _wrong_gpu(index: int) -> str | None:
     elif torch.cuda.get_device_capability(index) < (8, 0):
         return f"GPU {index} is older than compute capability 8.0"
     return None
+
+
+def _interpreted() -> bool:
+    """Whether the kernels were defined for Triton's interpreter."""
+    from blockmem.backends.triton import launch
+
+    return launch.INTERPRETED

@@ -1,7 +1,7 @@
 """How kernels find blocks in a map: extents, strides, and what lies next to what.
 
 A map `(B, C, *S)` is a grid of blocks, numbered as `divide` numbers them, and a block a grid of D
-numbers. Kernels number those in the order in which the map lies in memory, so that neighbours in a
+elements. Kernels number those in the order in which the map lies in memory, so that neighbours in a
 tile are neighbours there: `(*s, c)` for a channels_last map, `(c, *s)` for a contiguous one. Where
 that is not `(*s, c)`, the order of the memory's rows, a copy of the memory in that order is used.
 """
@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from blockmem.division import grid_view
+from blockmem.division import grid_views
 
 AXES = 4  # three spatial ones and channels, of the grid and of a block
-LARGEST_RUN = 16  # neighbours a load can use: 16 bytes are at most 8 numbers of 2 bytes
+LARGEST_RUN = 16  # neighbours a load can use: 16 bytes are at most 8 elements of 2 bytes
 
 
 class Strides(NamedTuple):
     """Of a map: from block to block (batch first), within a block, and runs.
 
-    Runs of blocks and of the numbers of a block: how many offsets follow one another, and what
+    Runs of blocks and of the elements of a block: how many offsets follow one another, and what
     divides the first of them.
     """
 
@@ -43,11 +43,11 @@ class Blocks:
     @classmethod
     def of(cls, x: Tensor, block_shape: Sequence[int]) -> "Blocks":
         """Those of a map; `x` is dense, and its strides give the order."""
-        view = grid_view(x, block_shape)
+        (view,) = grid_views(block_shape, x)
         axes = len(block_shape)
         strides = view.stride()[-axes:]
         block = tuple(view.shape[-axes:])
-        # Axes of one number come first, where they change nothing
+        # Axes of one element come first, where they change nothing
         order = sorted(range(axes), key=lambda axis: (block[axis] > 1, -strides[axis]))
         return cls(tuple(view.shape[:-axes]), block, tuple(order))
 
@@ -58,7 +58,7 @@ class Blocks:
 
     @property
     def size(self) -> int:
-        """D, the numbers in a block."""
+        """D, the elements of a block."""
         return math.prod(self.block)
 
     @cached_property
@@ -92,14 +92,14 @@ class Blocks:
 
     def strides(self, x: Tensor, block_shape: Sequence[int]) -> "Strides":
         """Those of one map of this shape."""
-        view = grid_view(x, block_shape)
+        (view,) = grid_views(block_shape, x)
         axes, missing = len(self.block), AXES - len(self.block)
         grid, block = view.stride()[:-axes], view.stride()[-axes:]
-        numbers = tuple(block[axis] for axis in self.order)
+        elements = tuple(block[axis] for axis in self.order)
         return Strides(
             (grid[0], *(0 for _ in range(missing)), *grid[1:]),
-            (*(0 for _ in range(missing)), *numbers),
-            (*_run(self.grid, grid), *_run([self.block[axis] for axis in self.order], numbers)),
+            (*(0 for _ in range(missing)), *elements),
+            (*_run(self.grid, grid), *_run([self.block[axis] for axis in self.order], elements)),
         )
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import INTERPRETED, clear_threshold, ground_truth
+from conftest import INTERPRETED, clear_threshold, reference_gradients
 from torch.testing import assert_close
 
 from blockmem.addressing import Addressing
@@ -15,22 +15,23 @@ pytestmark = pytest.mark.skipif(
 )
 DEVICE = "cuda" if GPU else "cpu"
 if INTERPRETED or GPU:
-    from blockmem import chunked
-    from blockmem.kernels import launch, tiles
+    from blockmem.backends import common
+    from blockmem.backends.torch import chunks
+    from blockmem.backends.triton import launch, tiles
 
 
-def check(shape, block, items, renormalize=False, keep=True):
+def check(shape, block, items, renormalize=False, save=True):
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(shape, generator=generator) for _ in range(2))
     memory = torch.randn(items, math.prod(block), generator=generator)
-    how = Addressing(0.3, clear_threshold(x, memory, block, 0.3), renormalize)
-    expected = ground_truth(x, memory, grad, block, how)
+    addressing = Addressing(0.3, clear_threshold(x, memory, block, 0.3), renormalize)
+    expected = reference_gradients(x, memory, grad, block, addressing)
     x, grad, memory = (t.to(DEVICE) for t in (x, grad, memory))
-    out, kept = launch.read_blocks(x, memory, block, how, keep=keep)
-    grads = launch.read_blocks_backward(grad, x, memory, kept, block, how, (True, True))
+    out, saved = launch.forward(x, memory, block, addressing, save=save)
+    grads = launch.backward(grad, x, memory, saved, block, addressing, (True, True))
     for found, truth in zip((out, *grads), expected, strict=True):
         assert_close(found.cpu().double(), truth, rtol=0, atol=2e-6 * truth.abs().max().item())
-    return kept
+    return saved
 
 
 @pytest.mark.parametrize("renormalize", [False, True])
@@ -38,14 +39,14 @@ def test_large_blocks_in_chunks(renormalize, monkeypatch):
     """300 blocks in chunks of 128; each adds to the gradient of the items."""
     monkeypatch.setattr(launch, "TABLE", 1)
     monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
-    kept = check((3, 4, 20, 20), (4, 2, 2), 40, renormalize)
-    assert kept.numel() == launch.kept_size(300, 40, 16, torch.float32, keep=True) > 0
+    saved = check((3, 4, 20, 20), (4, 2, 2), 40, renormalize)
+    assert saved.numel() == launch.saved_size(300, 40, 16, torch.float32) > 0
 
 
 def test_large_blocks_whose_logits_are_not_kept(monkeypatch):
     monkeypatch.setattr(launch, "TABLE", 1)
     monkeypatch.setattr(launch, "largest_small", lambda precision: 0)
-    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 0)
+    monkeypatch.setattr(common, "CHUNK_WEIGHTS", 0)
     assert check((2, 4, 20, 20), (4, 2, 2), 40).numel() == 0
 
 
@@ -59,27 +60,27 @@ def test_products_in_parts_and_items_in_shares(processors, monkeypatch):
 def test_logits_are_kept_in_float32_and_items_get_their_own_dtype():
     x = torch.randn(1, 8, 32, 32, device=DEVICE).half()
     memory = torch.randn(24, 8 * 256, device=DEVICE).half()
-    how = Addressing(1.0, 1 / 24, False)
-    out, kept = launch.read_blocks(x, memory, (8, 16, 16), how, keep=True)
-    grads = launch.read_blocks_backward(out, x, memory, kept, (8, 16, 16), how, (True, True))
-    assert kept.dtype == torch.float32
+    addressing = Addressing(1.0, 1 / 24, False)
+    out, saved = launch.forward(x, memory, (8, 16, 16), addressing, save=True)
+    grads = launch.backward(out, x, memory, saved, (8, 16, 16), addressing, (True, True))
+    assert saved.dtype == torch.float32
     assert {out.dtype, *(grad.dtype for grad in grads)} == {torch.float16}
 
 
 @pytest.mark.parametrize("settings", [("highest", "high"), ("high", "highest")])
 def test_the_precision_may_change_before_the_backward(settings, monkeypatch):
-    """At D = 128 it decides which kernels compute, and so what is kept for the backward."""
+    """At D = 128 it decides which kernels compute, and so what is saved for the backward."""
     generator = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(1, 128, 4, 4, generator=generator) for _ in range(2))
     memory = torch.randn(20, 128, generator=generator)
-    how = Addressing(0.3, clear_threshold(x, memory, (128, 1, 1), 0.3), False)
-    expected = ground_truth(x, memory, grad, (128, 1, 1), how)[1:]
+    addressing = Addressing(0.3, clear_threshold(x, memory, (128, 1, 1), 0.3), False)
+    expected = reference_gradients(x, memory, grad, (128, 1, 1), addressing)[1:]
     x, grad, memory = (t.to(DEVICE) for t in (x, grad, memory))
     before, after = settings
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: before)
-    _, kept = launch.read_blocks(x, memory, (128, 1, 1), how, keep=True)
+    _, saved = launch.forward(x, memory, (128, 1, 1), addressing, save=True)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: after)
-    grads = launch.read_blocks_backward(grad, x, memory, kept, (128, 1, 1), how, (True, True))
+    grads = launch.backward(grad, x, memory, saved, (128, 1, 1), addressing, (True, True))
     for found, truth in zip(grads, expected, strict=True):
         assert_close(found.cpu().double(), truth, rtol=0, atol=5e-3 * truth.abs().max().item())
 
@@ -90,9 +91,9 @@ def test_the_precision_may_change_before_the_backward(settings, monkeypatch):
 def test_what_is_not_needed_is_not_given(needs, block, batch):
     x = torch.randn(batch, 4, 12, 12, device=DEVICE)
     memory = torch.randn(9, math.prod(block), device=DEVICE)
-    how = Addressing(1.0, 1 / 9, False)
-    _, kept = launch.read_blocks(x, memory, block, how, keep=True)
-    grads = launch.read_blocks_backward(x, x, memory, kept, block, how, needs)
+    addressing = Addressing(1.0, 1 / 9, False)
+    _, saved = launch.forward(x, memory, block, addressing, save=True)
+    grads = launch.backward(x, x, memory, saved, block, addressing, needs)
     assert tuple(grad is not None for grad in grads) == needs
 
 
@@ -102,10 +103,10 @@ def test_small_gradients_survive_float16():
     x = (100 * torch.randn(1, 64, 8, 8, generator=generator)).half().to(DEVICE)
     memory = (100 * torch.randn(300, 64 * 16, generator=generator)).half().to(DEVICE)
     grad = torch.full_like(x, 2e-4)
-    how = Addressing(1.0, 0.0, False)
-    _, kept = launch.read_blocks(x, memory, (64, 4, 4), how, keep=True)
-    found = launch.read_blocks_backward(grad, x, memory, kept, (64, 4, 4), how, (True, True))[1]
-    expected = ground_truth(x, memory, grad, (64, 4, 4), how)[2]
+    addressing = Addressing(1.0, 0.0, False)
+    _, saved = launch.forward(x, memory, (64, 4, 4), addressing, save=True)
+    found = launch.backward(grad, x, memory, saved, (64, 4, 4), addressing, (True, True))[1]
+    expected = reference_gradients(x, memory, grad, (64, 4, 4), addressing)[2]
     assert_close(found.cpu().double(), expected, rtol=2e-2, atol=1e-7)
 
 
@@ -113,12 +114,12 @@ def test_small_gradients_survive_float16():
 @pytest.mark.skipif(not GPU, reason="no CUDA device")
 def test_maps_beyond_two_to_the_31():
     """Offsets are 64 bits wide: blocks at the end of a map of 2^31 numbers and more."""
-    how = Addressing(1.0, 1 / 16, False)
+    addressing = Addressing(1.0, 1 / 16, False)
     x = torch.zeros(2**15 + 1, 64, 32, 32, device="cuda", dtype=torch.bfloat16)
     x[-1].normal_()
     memory = torch.randn(16, 64, device="cuda", dtype=torch.bfloat16)
-    out, _ = launch.read_blocks(x, memory, (64, 1, 1), how)
-    alone, _ = launch.read_blocks(x[-1:].clone(), memory, (64, 1, 1), how)
+    out, _ = launch.forward(x, memory, (64, 1, 1), addressing)
+    alone, _ = launch.forward(x[-1:].clone(), memory, (64, 1, 1), addressing)
     assert torch.equal(out[-1:], alone)
 
 
@@ -126,9 +127,9 @@ def test_maps_beyond_two_to_the_31():
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="no second CUDA device")
 def test_tensors_need_not_be_on_the_current_device():
     x, memory = torch.randn(2, 8, 4, 4, device="cuda:1"), torch.randn(9, 8, device="cuda:1")
-    how = Addressing(1.0, 1 / 9, False)
-    out, _ = launch.read_blocks(x, memory, (8, 1, 1), how)
-    truth, _ = chunked.read_blocks(x, memory, (8, 1, 1), how)
+    addressing = Addressing(1.0, 1 / 9, False)
+    out, _ = launch.forward(x, memory, (8, 1, 1), addressing)
+    truth, _ = chunks.forward(x, memory, (8, 1, 1), addressing)
     assert_close(out, truth, rtol=0, atol=1e-4)
 
 

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import INTERPRETED, clear_threshold, ground_truth, places
+from conftest import INTERPRETED, clear_threshold, places, reference_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory, divide
-from blockmem.addressing import Addressing, address, read
+from blockmem.addressing import Addressing, address, combine
 
 # Relative to the largest entry: rounding of inputs and results in the dtype, sums in float32.
 TOLERANCE = {
@@ -49,14 +49,11 @@ CASES = {  # name: map shape, block shape, items
 }
 
 
-def run(x, memory, grad, block, how, place):
+def run(x, memory, grad, block, addressing, place):
     x, grad = (move(t, place.device) for t in (x.detach(), grad))
     x, memory = x.requires_grad_(), memory.detach().to(place.device).requires_grad_()
-    addressing = {"temperature": how.temperature, "renormalize": how.renormalize}
     with place(), poisoned():
-        out = blockwise_memory(
-            x, memory, block, threshold=how.threshold, backend=place.backend, **addressing
-        )
+        out = blockwise_memory(x, memory, block, backend=place.backend, **addressing._asdict())
         return out, *torch.autograd.grad(out, (x, memory), grad)
 
 
@@ -80,13 +77,13 @@ def poisoned():
         torch.use_deterministic_algorithms(before)
 
 
-def check(x, memory, grad, block, how, place):
-    found = run(x, memory, grad, block, how, place)
-    expected = ground_truth(x, memory, grad, block, how)
+def check(x, memory, grad, block, addressing, place):
+    found = run(x, memory, grad, block, addressing, place)
+    expected = reference_gradients(x, memory, grad, block, addressing)
     for value, truth, like in zip(found, expected, (x, x, memory), strict=True):
         assert value.dtype == like.dtype
         scale = truth.abs().max().item() if truth.numel() else 0.0
-        rounding = TOLERANCE[x.dtype] * max(1, 0.05 / how.temperature)  # of logits
+        rounding = TOLERANCE[x.dtype] * max(1, 0.05 / addressing.temperature)  # of logits
         tolerance = rounding * max(scale, 0.1)  # some gradients are exactly 0
         assert_close(value.cpu().double(), truth, rtol=0, atol=tolerance)
     return found
@@ -105,6 +102,23 @@ def test_values_and_gradients(case, dtype, temperature, renormalize, place):
     memory = torch.randn(items, math.prod(block), generator=generator).to(dtype)
     threshold = clear_threshold(x, memory, block, temperature)
     check(x, memory, grad, block, Addressing(temperature, threshold, renormalize), place)
+
+
+@places
+@pytest.mark.parametrize("renormalize", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("case", CASES)
+def test_dot_products(case, dtype, temperature, renormalize, place):
+    if place.backend == "triton":
+        pytest.skip("the Triton backend has cosines alone")
+    shape, block, items = CASES[case]
+    temperature *= math.sqrt(math.prod(block))  # logits of about 1
+    generator = torch.Generator().manual_seed(len(case))
+    x, grad = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
+    memory = torch.randn(items, math.prod(block), generator=generator).to(dtype)
+    threshold = clear_threshold(x, memory, block, temperature, "dot")
+    check(x, memory, grad, block, Addressing(temperature, threshold, renormalize, "dot"), place)
 
 
 def channels_last(x):
@@ -134,12 +148,12 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout_of_grad", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides_of_input_and_upstream_gradient(layout, layout_of_grad, place):
-    block, how = (4, 2, 3), Addressing(0.5, 0.0, False)
+    block, addressing = (4, 2, 3), Addressing(0.5, 0.0, False)
     generator = torch.Generator().manual_seed(1)
     x, grad = (torch.randn(2, 8, 6, 6, generator=generator) for _ in range(2))
     memory = torch.randn(11, 24, generator=generator)
     x, grad = LAYOUTS[layout](x), LAYOUTS[layout_of_grad](grad)
-    out, *_ = check(x, memory, grad, block, how, place)
+    out, *_ = check(x, memory, grad, block, addressing, place)
     assert out.stride() == torch.empty_like(x).stride()  # the memory format of the input
 
 
@@ -161,8 +175,8 @@ def test_any_shape(place, data):
     x, grad, memory = draw(batch, *shape), draw(batch, *shape), draw(items, math.prod(block))
     temperature = data.draw(st.sampled_from([2.0, 1.0, 0.2]))
     threshold = clear_threshold(x, memory, block, temperature)
-    how = Addressing(temperature, threshold, data.draw(st.booleans()))
-    check(x, memory, grad, block, how, place)
+    addressing = Addressing(temperature, threshold, data.draw(st.booleans()))
+    check(x, memory, grad, block, addressing, place)
 
 
 @places
@@ -185,8 +199,8 @@ def test_a_frozen_side_gets_no_gradient_and_changes_nothing(leaf, place):
 @places
 def test_twice_the_same_bits(place):
     x, memory = torch.randn(2, 16, 8, 8), torch.randn(100, 16)
-    how = Addressing(1.0, 0.01, False)
-    first, second = (run(x, memory, x, (16, 1, 1), how, place) for _ in range(2))
+    addressing = Addressing(1.0, 0.01, False)
+    first, second = (run(x, memory, x, (16, 1, 1), addressing, place) for _ in range(2))
     assert all(map(torch.equal, first, second))
 
 
@@ -204,9 +218,13 @@ def test_flips_at_the_kink_are_bounded(dtype, place):
         there = (t.to(place.device) for t in (x, memory))
         out = blockwise_memory(*there, block, backend=place.backend).cpu()
     out = divide(out, block).double()
-    queries, memory, how = divide(x, block).double(), memory.double(), Addressing(1.0, 0.0, False)
-    weights = address(queries, memory, how)
-    truth = read(queries, memory, Addressing(1.0, 1 / items, False))
+    queries, memory, addressing = (
+        divide(x, block).double(),
+        memory.double(),
+        Addressing(1.0, 0.0, False),
+    )
+    weights = address(queries, memory, addressing)
+    truth = combine(address(queries, memory, Addressing(1.0, 1 / items, False)), memory)
     close = (weights * items - 1).abs() < 1e-5
     assert 0 < close.any(dim=-1).double().mean() < 0.02  # of the answers could differ at all
     allowed = close.double() @ memory.abs() / items * (1 + 1e-5)

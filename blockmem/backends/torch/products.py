@@ -11,11 +11,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-SLAB = 2**21  # numbers in a temporary product: 8 MB in float32
+SLAB = 2**21  # elements in a temporary product: 8 MB in float32
+LEAST_FLOPS = 2**23  # of a product that is worth the 20 us that oneDNN takes to begin
 TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
-def times(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
+def matmul(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
     """`a @ b`, of `(R, K)` and `(K, C)`; by oneDNN in sums of so many `terms`."""
     if not _onednn_takes(a, b):
         return torch.mm(a, b)
@@ -34,12 +35,12 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.addmm_(a.T, b)
     elif a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
         # In two sums: more cost time where D is small, and chunks are many sums already
-        total.add_(times(b.T, a, -(-len(a) // 2)).T)
+        total.add_(matmul(b.T, a, -(-len(a) // 2)).T)
     else:  # by slabs of items, as a whole product is much memory
         step = max(1, SLAB // b.shape[1])
         for start in range(0, a.shape[1], step):
             items = slice(start, start + step)
-            total[items].add_(times(a[:, items].T, b))
+            total[items].add_(matmul(a[:, items].T, b))
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
@@ -48,13 +49,12 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _onednn_takes(a: Tensor, b: Tensor) -> bool:
-    # Other strides of b, or of an empty product, it meets with a loop that is 1000 times slower
-    dense = b.is_contiguous() or b.T.is_contiguous()
     return (
-        a.dtype == torch.float32
+        2 * a.numel() * b.shape[-1] >= LEAST_FLOPS  # asked first: it is all that small products ask
+        and a.dtype == torch.float32
         and a.device.type == "cpu"
-        and dense
-        and min(*a.shape, *b.shape) > 0
+        # Other strides of b it meets with a loop that is 1000 times slower
+        and (b.is_contiguous() or b.T.is_contiguous())
         and bool(torch.backends.mkldnn.enabled)
         and _has_onednn()
     )

@@ -1,8 +1,8 @@
-"""Kernels for large blocks, such as DAAD's of 2048 to 16384 numbers: matrix products over the map.
+"""Kernels for large blocks, such as DAAD's of 2048 to 16384 elements: matrix products over the map.
 
 Logits come from a product split along D, in which norms are summed too; softmax and shrinkage from
 a kernel on `(R, N)`, which is small beside `(R, D)`; answers and gradients from products whose
-other side is the map itself. Shapes in comments are of tiles: R blocks, N items, K numbers. A call
+other side is the map itself. Shapes in comments are of tiles: R blocks, N items, K elements. A call
 takes `blocks` blocks from number `first`; tables `(blocks, items)` have rows of `width`, a multiple
 of 16, so that they can be read 16 bytes at a time.
 """
@@ -10,7 +10,7 @@ of 16, so that they can be read 16 bytes at a time.
 import triton
 import triton.language as tl
 
-from blockmem.kernels.maths import (
+from blockmem.backends.triton.maths import (
     as_operand,
     inverse_norms,
     load_blocks,
@@ -28,9 +28,9 @@ def products_kernel(
     x, x_strides, grid_sizes, first, blocks, memory, items, width, share,
     products, squares, item_squares,
     BLOCK: tl.constexpr, X_RUNS: tl.constexpr, NORMS: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, NUMBERS: tl.constexpr,
+    ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
-    """Over one share of the numbers: x . m_i `(share, R, N)`, and with NORMS |x|^2 and |m_i|^2."""
+    """Over one share of the elements: x . m_i `(share, R, N)`, and with NORMS |x|^2 and |m_i|^2."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
     part = tl.program_id(2)
@@ -38,12 +38,12 @@ def products_kernel(
     square = tl.zeros((ROWS,), tl.float32)
     item_square = tl.zeros((ITEMS,), tl.float32)
     product = tl.zeros((ROWS, ITEMS), tl.float32)
-    for start in range(part * share, min((part + 1) * share, D), NUMBERS):
-        numbers = start + tl.arange(0, NUMBERS)
+    for start in range(part * share, min((part + 1) * share, D), ELEMENTS):
+        elements = start + tl.arange(0, ELEMENTS)
         q = load_blocks(
-            x, first + rows, first + blocks, numbers, grid_sizes, x_strides, BLOCK, X_RUNS
+            x, first + rows, first + blocks, elements, grid_sizes, x_strides, BLOCK, X_RUNS
         )
-        m = load_rows(memory, n, items, numbers, D)  # (N, K)
+        m = load_rows(memory, n, items, elements, D)  # (N, K)
         product = tl.dot(q, m.trans(), product, input_precision=PRECISION)
         if NORMS:
             square += square_norms(q)
@@ -124,26 +124,26 @@ def grad_logits_kernel(
 def read_kernel(
     weights, memory, items, width, out, out_strides, grid_sizes, first, blocks, x, x_strides, row_along,
     BLOCK: tl.constexpr, OUT_RUNS: tl.constexpr, X_RUNS: tl.constexpr, TANGENT: tl.constexpr,
-    PRECISION: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr, NUMBERS: tl.constexpr,
+    PRECISION: tl.constexpr, ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """sum_i w_i m_i for each block, stored into the map; with TANGENT less row_along x."""
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    numbers = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
+    elements = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
     at, end = first + rows, first + blocks
     if TANGENT:
-        q = load_blocks(x, at, end, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
+        q = load_blocks(x, at, end, elements, grid_sizes, x_strides, BLOCK, X_RUNS)
         along = tl.load(row_along + rows, mask=rows < blocks, other=0.0)
         answer = -along[:, None] * q.to(tl.float32)
     else:
-        answer = tl.zeros((ROWS, NUMBERS), tl.float32)
+        answer = tl.zeros((ROWS, ELEMENTS), tl.float32)
     for start in range(0, items, ITEMS):
         n = start + tl.arange(0, ITEMS)
         w = load_rows(weights, rows, blocks, n, width)  # (R, N)
-        m = load_rows(memory, n, items, numbers, D)  # (N, K)
+        m = load_rows(memory, n, items, elements, D)  # (N, K)
         answer = tl.dot(w, as_operand(m, w.dtype, PRECISION), answer, input_precision=PRECISION)
     answer = answer.to(out.dtype.element_ty)
-    store_blocks(out, answer, at, end, numbers, grid_sizes, out_strides, BLOCK, OUT_RUNS)
+    store_blocks(out, answer, at, end, elements, grid_sizes, out_strides, BLOCK, OUT_RUNS)
 
 
 @triton.jit
@@ -151,34 +151,34 @@ def grad_items_kernel(
     weights, factors, x, x_strides, grad, grad_strides, grid_sizes, first, blocks, memory, items,
     width, item_along, out, BLOCK: tl.constexpr, X_RUNS: tl.constexpr, GRAD_RUNS: tl.constexpr,
     ADD: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, ITEMS: tl.constexpr, NUMBERS: tl.constexpr,
+    ROWS: tl.constexpr, ITEMS: tl.constexpr, ELEMENTS: tl.constexpr,
 ):  # fmt: skip
     """sum over blocks of w g + factor x, less item_along m `(N, D)`; with ADD onto what is there.
 
     Each program goes through all blocks in order, so that no result depends on timing.
     """
     n = tl.program_id(0) * ITEMS + tl.arange(0, ITEMS)
-    numbers = tl.program_id(1) * NUMBERS + tl.arange(0, NUMBERS)
+    elements = tl.program_id(1) * ELEMENTS + tl.arange(0, ELEMENTS)
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    dm = tl.zeros((ITEMS, NUMBERS), tl.float32)
+    dm = tl.zeros((ITEMS, ELEMENTS), tl.float32)
     for start in range(0, blocks, ROWS):
         rows = start + tl.arange(0, ROWS)
         at, end = first + rows, first + blocks
         w = load_rows(weights, rows, blocks, n, width)  # (R, N)
         g = load_blocks(
-            grad, at, end, numbers, grid_sizes, grad_strides, BLOCK, GRAD_RUNS
+            grad, at, end, elements, grid_sizes, grad_strides, BLOCK, GRAD_RUNS
         )  # (R, K)
         w, g = as_operand(w, w.dtype, PRECISION), as_operand(g, w.dtype, PRECISION)
         dm = tl.dot(w.trans(), g, dm, input_precision=PRECISION)
         f = load_rows(factors, rows, blocks, n, width)
-        q = load_blocks(x, at, end, numbers, grid_sizes, x_strides, BLOCK, X_RUNS)
+        q = load_blocks(x, at, end, elements, grid_sizes, x_strides, BLOCK, X_RUNS)
         f, q = as_operand(f, f.dtype, PRECISION), as_operand(q, f.dtype, PRECISION)
         dm = tl.dot(f.trans(), q, dm, input_precision=PRECISION)
     along = tl.load(item_along + n, mask=n < items, other=0.0)
-    m = load_rows(memory, n, items, numbers, D)
+    m = load_rows(memory, n, items, elements, D)
     dm -= along[:, None] * m.to(tl.float32)
-    pointers = out + n.to(tl.int64)[:, None] * D + numbers[None, :]
-    mask = (n < items)[:, None] & (numbers < D)[None, :]
+    pointers = out + n.to(tl.int64)[:, None] * D + elements[None, :]
+    mask = (n < items)[:, None] & (elements < D)[None, :]
     if ADD:
         dm += tl.load(pointers, mask=mask, other=0.0)
     tl.store(pointers, dm.to(out.dtype.element_ty), mask=mask)

@@ -8,8 +8,7 @@ import torch.utils.checkpoint
 from torch.testing import assert_close
 
 from blockmem import BlockwiseMemory, blockwise_memory
-from blockmem.addressing import Addressing
-from blockmem.ops import straight
+from blockmem.addressing import Addressing, reference
 
 SHAPES = {
     "1-d": ((2, 4, 6), (2, 3)),
@@ -53,7 +52,7 @@ def test_a_gradient_penalty_trains():
     found, expected = [], []
     for layer, result in [
         (lambda: blockwise_memory(x, memory, block), found),
-        (lambda: straight(x, memory, block, Addressing(1.0, 1 / 5, False)), expected),
+        (lambda: reference(x, memory, block, Addressing(1.0, 1 / 5, False)), expected),
     ]:
         (grad,) = torch.autograd.grad(layer().square().sum(), x, create_graph=True)
         result.extend(torch.autograd.grad(grad.square().sum(), (x, memory)))
@@ -66,13 +65,13 @@ def test_opcheck(dtype, needs):
     x, memory, block = inputs("2-d", dtype)
     x, memory = (t.detach().requires_grad_(n) for t, n in zip((x, memory), needs, strict=True))
     x = x.detach().to(memory_format=torch.channels_last).requires_grad_(needs[0])
-    settings = (block, 1.0, 1 / 5, False, "torch")
+    settings = (block, 1.0, 1 / 5, False, "cosine", "torch")
     inputs_of_forward = (x, memory, *settings, True)
-    torch.library.opcheck(torch.ops.blockmem.read_blocks.default, inputs_of_forward)
-    _, kept = torch.ops.blockmem.read_blocks(*inputs_of_forward)
+    torch.library.opcheck(torch.ops.blockmem.blockwise_memory.default, inputs_of_forward)
+    _, saved = torch.ops.blockmem.blockwise_memory(*inputs_of_forward)
     torch.library.opcheck(
-        torch.ops.blockmem.read_blocks_backward.default,
-        (torch.randn_like(x), x.detach(), memory.detach(), kept.detach(), *settings, *needs),
+        torch.ops.blockmem.blockwise_memory_backward.default,
+        (torch.randn_like(x), x.detach(), memory.detach(), saved.detach(), *settings, *needs),
     )
 
 

@@ -9,8 +9,8 @@ import torch
 from compile_only import SHARED_MEMORY, TARGETS, Compiled, compiling
 
 from blockmem.addressing import Addressing
-from blockmem.kernels import launch
-from blockmem.kernels.tiles import TILES, largest_small
+from blockmem.backends.triton import launch
+from blockmem.backends.triton.tiles import TILES, largest_small
 
 KERNELS = {  # names in the order in which they are launched
     "small": ["read_kernel", "grad_queries_kernel", "grad_items_kernel"],
@@ -43,10 +43,10 @@ def compiled(family, precision, block, channels_last, renormalize=False) -> list
     if channels_last:
         x = x.to(memory_format=torch.channels_last)
     memory = torch.empty(ITEMS, math.prod(block), dtype=x.dtype)
-    how = Addressing(1.0, 1 / ITEMS, renormalize)
+    addressing = Addressing(1.0, 1 / ITEMS, renormalize)
     with compiling(family, precision) as found:
-        _, kept = launch.read_blocks(x, memory, block, how, keep=True)
-        launch.read_blocks_backward(x, x, memory, kept, block, how, (True, True))
+        _, saved = launch.forward(x, memory, block, addressing, save=True)
+        launch.backward(x, x, memory, saved, block, addressing, (True, True))
     return found
 
 

@@ -1,6 +1,6 @@
 """Tile sizes: a static table for each family of GPUs, so that no first call spends time on tuning.
 
-A tile is rows (blocks of the map) x items x numbers (of a block), and how many warps and pipeline
+A tile is rows (blocks of the map) x items x elements (of a block), and how many warps and pipeline
 stages work on it. Entries depend on the dtype and on D, never on batch or picture.
 
 Each entry was compiled for its architecture: no register is spilled and its shared memory is there
@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import torch
 
+from blockmem._dtypes import tf32_allowed
+
 
 class Tile(NamedTuple):
-    """Sizes of a kernel's tile. Kernels for small blocks take all numbers of a block."""
+    """Sizes of a kernel's tile. Kernels for small blocks take all elements of a block."""
 
     rows: int
     items: int
-    numbers: int
+    elements: int
     warps: int
     stages: int
 
@@ -26,7 +28,7 @@ class Tile(NamedTuple):
         return {
             "ROWS": self.rows,
             "ITEMS": self.items,
-            "NUMBERS": self.numbers,
+            "ELEMENTS": self.elements,
             "num_warps": self.warps,
             "num_stages": self.stages,
         }
@@ -42,7 +44,7 @@ def precision_of(dtype: torch.dtype) -> str:
         return "bf16"
     if torch.version.hip:
         return "ieee"
-    if dtype == torch.float16 or torch.get_float32_matmul_precision() != "highest":
+    if dtype == torch.float16 or tf32_allowed():
         return "tf32"
     return "tf32x3"
 
@@ -182,7 +184,7 @@ TILES: dict[str, dict[str, dict[str, Tile | dict[int, Tile]]]] = {
 
 
 def tile_for(family: str, kernel: str, precision: str, size: int) -> Tile:
-    """The entry of a kernel, named "small ..." or "large ...", for blocks of D = `size` numbers."""
+    """The entry of a kernel, named "small ..." or "large ...", for blocks of D = `size` elements."""
     found = TILES[family][kernel][precision]
     if isinstance(found, Tile):
         return found

@@ -1,10 +1,12 @@
 """What kernels of both regimes compute alike: tiles of a map, norms, shrinkage, gradients.
 
-`grid_sizes`, `strides`, BLOCK and RUNS are those of `blockmem.kernels.maps`.
+`grid_sizes`, `strides`, BLOCK and RUNS are those of `blockmem.backends.triton.maps`.
 """
 
 import triton
 import triton.language as tl
+
+SMALLEST_SQUARE = tl.constexpr(2.0**-126)
 
 
 @triton.jit
@@ -27,44 +29,44 @@ def block_offsets(numbers, grid_sizes, strides, RUN: tl.constexpr, ALIGN: tl.con
 
 
 @triton.jit
-def number_offsets(numbers, BLOCK: tl.constexpr, strides, RUN: tl.constexpr, ALIGN: tl.constexpr):
-    """Where the numbers of a block are, from its beginning: `(K,)` to offsets `(K,)`, int64."""
-    numbers = numbers.to(tl.int64)
-    third = numbers % BLOCK[3]
-    numbers = numbers // BLOCK[3]
-    second = numbers % BLOCK[2]
-    numbers = numbers // BLOCK[2]
-    first = numbers % BLOCK[1]
-    offsets = (numbers // BLOCK[1]) * strides[0] + first * strides[1]
+def element_offsets(elements, BLOCK: tl.constexpr, strides, RUN: tl.constexpr, ALIGN: tl.constexpr):
+    """Where the elements of a block are, from its beginning: `(K,)` to offsets `(K,)`, int64."""
+    elements = elements.to(tl.int64)
+    third = elements % BLOCK[3]
+    elements = elements // BLOCK[3]
+    second = elements % BLOCK[2]
+    elements = elements // BLOCK[2]
+    first = elements % BLOCK[1]
+    offsets = (elements // BLOCK[1]) * strides[0] + first * strides[1]
     offsets += second * strides[2] + third * strides[3]
     return tl.max_contiguous(tl.multiple_of(offsets, ALIGN), RUN)
 
 
 @triton.jit
-def block_pointers(x, rows, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr):
-    """`(R, K)`: where the given numbers of the given blocks are in a map."""
+def block_pointers(x, rows, elements, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr):
+    """`(R, K)`: where the given elements of the given blocks are in a map."""
     starts = block_offsets(rows, grid_sizes, strides[0], RUNS[0], RUNS[1])
-    within = number_offsets(numbers, BLOCK, strides[1], RUNS[2], RUNS[3])
+    within = element_offsets(elements, BLOCK, strides[1], RUNS[2], RUNS[3])
     return x + starts[:, None] + within[None, :]
 
 
 @triton.jit
 def load_blocks(
-    x, rows, count, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr
+    x, rows, count, elements, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr
 ):
     """`(R, K)`, zeros beyond the number of blocks and beyond D."""
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    pointers = block_pointers(x, rows, numbers, grid_sizes, strides, BLOCK, RUNS)
-    return tl.load(pointers, mask=(rows < count)[:, None] & (numbers < D)[None, :], other=0.0)
+    pointers = block_pointers(x, rows, elements, grid_sizes, strides, BLOCK, RUNS)
+    return tl.load(pointers, mask=(rows < count)[:, None] & (elements < D)[None, :], other=0.0)
 
 
 @triton.jit
 def store_blocks(
-    x, tile, rows, count, numbers, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr
+    x, tile, rows, count, elements, grid_sizes, strides, BLOCK: tl.constexpr, RUNS: tl.constexpr
 ):
     D: tl.constexpr = BLOCK[0] * BLOCK[1] * BLOCK[2] * BLOCK[3]
-    pointers = block_pointers(x, rows, numbers, grid_sizes, strides, BLOCK, RUNS)
-    tl.store(pointers, tile, mask=(rows < count)[:, None] & (numbers < D)[None, :])
+    pointers = block_pointers(x, rows, elements, grid_sizes, strides, BLOCK, RUNS)
+    tl.store(pointers, tile, mask=(rows < count)[:, None] & (elements < D)[None, :])
 
 
 @triton.jit
@@ -83,8 +85,9 @@ def square_norms(tile):
 
 @triton.jit
 def inverse_norms(squares):
-    """1/|row|, and 0 for a row of zeros."""
-    return tl.where(squares == 0, 0.0, 1 / tl.sqrt(nonzero(squares)))
+    """1/|row|, and 0 for a row that counts as zero, as `_dtypes.smallest_square` says."""
+    empty = squares <= SMALLEST_SQUARE
+    return tl.where(empty, 0.0, 1 / tl.sqrt(tl.where(empty, 1.0, squares)))
 
 
 @triton.jit

@@ -1,5 +1,5 @@
 """The PyTorch backend's promises: chunks change nothing, no more than a chunk is held, and what is
-kept for the backward is no more than the map."""
+saved for the backward is no more than the map."""
 
 import pytest
 import torch
@@ -7,8 +7,11 @@ from conftest import gradients
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from blockmem import blockwise_memory, chunked
+from blockmem import blockwise_memory
 from blockmem.addressing import Addressing
+from blockmem.backends import common
+from blockmem.backends.torch import chunks
+from blockmem.division import grid_views
 
 
 class Largest(TorchDispatchMode):
@@ -25,15 +28,17 @@ class Largest(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("name", ["CHUNK_WEIGHTS", "CHUNK_NUMBERS"])
+@pytest.mark.parametrize(
+    ("module", "name"), [(common, "CHUNK_WEIGHTS"), (chunks, "CHUNK_ELEMENTS")]
+)
 @pytest.mark.parametrize("size", [1, 37, 500])
-@pytest.mark.parametrize("items", [11, 16])  # kept logits, and logits computed again
+@pytest.mark.parametrize("items", [11, 16])  # saved logits, and logits computed again
 @pytest.mark.parametrize("renormalize", [False, True])
-def test_the_chunk_changes_nothing(renormalize, items, size, name, monkeypatch):
-    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
+def test_the_chunk_changes_nothing(renormalize, items, size, module, name, monkeypatch):
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
     x, memory = torch.randn(2, 6, 6, 4).double(), torch.randn(items, 12).double()
     expected = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
-    monkeypatch.setattr(chunked, name, size)
+    monkeypatch.setattr(module, name, size)
     found = gradients(x, memory, (3, 2, 2), renormalize=renormalize)
     for one, other in zip(found, expected, strict=True):
         assert_close(one, other)
@@ -45,16 +50,16 @@ def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
     Of the functions themselves: inside an operator no tensor would be seen.
     """
     x, memory = torch.randn(1, 8, 32, 32), torch.randn(300, 8)
-    how, block = Addressing(1.0, 1 / 300, False), (8, 1, 1)
+    addressing, block = Addressing(1.0, 1 / 300, False), (8, 1, 1)
 
     def most() -> int:
         with Largest() as largest:
-            _, kept = chunked.read_blocks(x, memory, block, how, keep=True)
-            chunked.read_blocks_backward(x, x, memory, kept, block, how, (True, True))
+            _, saved = chunks.forward(x, memory, block, addressing, save=True)
+            chunks.backward(x, x, memory, saved, block, addressing, (True, True))
         return largest.numbers
 
     assert most() >= 1024 * 300  # in one chunk: all weights
-    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 2048)
+    monkeypatch.setattr(common, "CHUNK_WEIGHTS", 2048)
     assert most() == x.numel()  # 8192
 
 
@@ -71,20 +76,23 @@ def test_the_backward_is_given_no_zeros_for_what_is_kept():
 def test_only_what_is_kept_has_no_gradient():
     x = torch.randn(1, 8, 4, 4, requires_grad=True)
     memory = torch.randn(8, 8, requires_grad=True)
-    kept = torch.ops.blockmem.read_blocks(x, memory, (8, 1, 1), 1.0, 0.1, False, "torch", True)[1]
-    assert torch.autograd.grad(kept.sum(), (x, memory), allow_unused=True) == (None, None)
+    saved = torch.ops.blockmem.blockwise_memory(
+        x, memory, (8, 1, 1), 1.0, 0.1, False, "cosine", "torch", True
+    )[1]
+    assert saved.numel() == 16 * 8
+    assert not saved.requires_grad
 
 
 def test_no_more_than_a_chunk_of_large_blocks_is_ever_held(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_NUMBERS", 8192)
-    monkeypatch.setattr(chunked, "LEAST_ROWS", 1)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 8192)
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
     x, memory = torch.randn(4, 16, 64, 64), torch.randn(5, 4096)
-    chunks = []
+    grids, lengths = grid_views((16, 16, 16), x, x), []
     with Largest() as largest:
-        for _, rows, copies in chunked._chunks([x, x], memory, (16, 16, 16)):
-            chunks.append(rows.stop - rows.start)
+        for _, rows, copies in chunks._chunks(grids, memory):
+            lengths.append(rows.stop - rows.start)
             assert copies.numel() == 2 * 8192
-    assert chunks == [2] * 32
+    assert lengths == [2] * 32
     assert largest.numbers <= x.numel()
 
 
@@ -93,7 +101,7 @@ def test_no_more_than_a_chunk_of_large_blocks_is_ever_held(monkeypatch):
     [(300, 0), (8, 8 * 1024)],  # N above D: one product more; N up to D: no more than the map
 )
 def test_what_the_backward_keeps(items, logits, monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_WEIGHTS", 2048)
+    monkeypatch.setattr(common, "CHUNK_WEIGHTS", 2048)
     x = torch.randn(1, 8, 32, 32, requires_grad=True)
     memory = torch.randn(items, 8, requires_grad=True)
     saved = []
@@ -107,7 +115,7 @@ def test_nothing_is_kept_where_no_gradient_is_wanted():
     x, memory = torch.randn(1, 8, 4, 4), torch.randn(8, 8)
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
-            kept = torch.ops.blockmem.read_blocks(
-                x, memory, (8, 1, 1), 1.0, 0.125, False, "torch", False
+            saved = torch.ops.blockmem.blockwise_memory(
+                x, memory, (8, 1, 1), 1.0, 0.125, False, "cosine", "torch", False
             )[1]
-            assert kept.numel() == 0
+            assert saved.numel() == 0

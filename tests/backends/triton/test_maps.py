@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockmem import divide
-from blockmem.kernels.maps import Blocks
+from blockmem.backends.triton.maps import Blocks
 
 
 def offsets(blocks, x, block_shape):

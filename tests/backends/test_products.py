@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from blockmem import products
-from blockmem.products import add_products, times
+from blockmem.backends.torch import products
+from blockmem.backends.torch.products import add_products, matmul
 
 LAYOUTS = {
     "rows": lambda t: t,
@@ -29,7 +29,7 @@ def test_times(sizes, a_layout, b_layout, library):
     rows, inner, columns = sizes
     a, b = (LAYOUTS[k](torch.randn(s)) for k, s in
             ((a_layout, (rows, inner)), (b_layout, (inner, columns))))  # fmt: skip
-    assert_close(times(a, b).double(), a.double() @ b.double(), rtol=1e-5, atol=1e-5)
+    assert_close(matmul(a, b).double(), a.double() @ b.double(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from blockmem.kernels import launch
+from blockmem.backends.triton import launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),

@@ -1,0 +1,26 @@
+"""What every backend needs: norms, and what is worth saving for the backward."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from blockmem._dtypes import compute_dtype, smallest_square
+
+CHUNK_WEIGHTS = 2**20  # logits held at once: 4 MB in float32
+
+
+def inverse_norms(rows: Tensor) -> Tensor:
+    """Return 1/|row| `(R,)` in `compute_dtype`, and 0 for a row that counts as zero."""
+    dtype = compute_dtype(rows.dtype)
+    norm: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    return torch.threshold_(norm, math.sqrt(smallest_square(dtype)), math.inf).reciprocal_()
+
+
+def logits_are_saved(queries: int, items: int, size: int) -> bool:
+    """Whether the forward saves its logits for the backward.
+
+    They are worth it where they take no more than the map itself, which is saved anyway, or than a
+    chunk. To compute them again is one product of seven.
+    """
+    return items <= size or queries * items <= CHUNK_WEIGHTS

@@ -1,0 +1,1 @@
+"""The PyTorch backend: `chunks` computes the layer, `products` multiplies matrices."""

@@ -1,0 +1,1 @@
+"""The Triton backend, imported when it is first used. docs/kernels.md explains its files."""
