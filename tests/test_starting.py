@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from blockmem import BlockwiseMemory, divide, fill_memories
+from blockmem import BlockwiseMemory, divide, fill_memories, usage
 
 ROOT = Path(__file__).parents[1]
 BLOCK = (2, 2)
@@ -119,6 +119,46 @@ def test_dead_items_are_revived_and_the_others_stay():
     assert torch.equal(layer.memory[~dead], before[~dead])
     assert no_two_equal(layer.memory)
     assert items_are_blocks(layer.memory, x, (4, 2, 2)).all()
+
+
+def test_items_that_nothing_uses_are_found_and_answer_once_they_are_refilled():
+    """Items opposite to all blocks are in no answer; a training would not bring them back."""
+    torch.manual_seed(0)
+    layer = BlockwiseMemory(16, (4, 2, 2), temperature=0.05, renormalize=True)
+    optimizer = torch.optim.Adam(layer.parameters())
+    x = 1 + 0.5 * torch.randn(8, 4, 8, 8)
+    layer.fill_(x)
+    with torch.no_grad():
+        layer.memory[10:].neg_()
+    for _ in range(5):
+        optimizer.zero_grad()
+        (layer(x) - x).square().mean().backward()
+        optimizer.step()
+    dead = usage(layer.address(x)).never_used
+    assert dead.nonzero().flatten().tolist() == [*range(10, 16)]
+
+    assert layer.fill_(x, items=dead) == 6
+    assert not usage(layer.address(x)).never_used.any()
+    (layer(x) - x).square().mean().backward()
+    assert (layer.memory.grad[dead] != 0).any(1).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_on_a_gpu_with_a_generator_on_either_device(dtype, device):
+    layer = BlockwiseMemory(12, (4, 2, 2), device="cuda", dtype=dtype)
+    x = torch.randn(3, 4, 8, 8, device="cuda", dtype=dtype)
+    x[1] = x[0]
+    items = torch.arange(12) % 2 == 0  # on the CPU, as usage gives them
+    assert layer.fill_(x, generator=torch.Generator(device)) == 12
+    assert layer.fill_(x, items=items, generator=torch.Generator(device)) == 6
+    model = nn.Sequential(nn.Identity(), layer)
+    assert fill_memories(model, x, x, generator=torch.Generator(device)) == {"1": 12}
+    assert layer.memory.device.type == "cuda"
+    assert items_are_blocks(layer.memory, x, (4, 2, 2)).all()
+    assert no_two_equal(layer.memory)
 
 
 def test_items_that_are_not_finite_can_be_refilled():
