@@ -3,6 +3,7 @@
 from blockmem.division import assemble, divide
 from blockmem.functional import blockwise_memory
 from blockmem.layer import BlockwiseMemory
+from blockmem.starting import fill_memories
 from blockmem.statistics import Usage, entropy, usage
 from blockmem.version import __version__
 
@@ -14,5 +15,6 @@ __all__ = [
     "blockwise_memory",
     "divide",
     "entropy",
+    "fill_memories",
     "usage",
 ]

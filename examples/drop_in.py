@@ -1,14 +1,14 @@
 """One layer dropped into an autoencoder: what it does to pictures unlike those of the training.
 
 An autoencoder learns diagonal stripes, once as it is and once with a `BlockwiseMemory` behind its
-encoder. Then both rebuild new diagonal stripes (normal) and vertical ones (anomalous). The toy is
-Figure 1 of the paper. Takes some seconds on a CPU.
+encoder, whose items start as blocks of its own maps. Then both rebuild new diagonal stripes (normal)
+and vertical ones (anomalous). The toy is Figure 1 of the paper. Takes some seconds on a CPU.
 """
 
 import torch
 from torch import Tensor, nn
 
-from blockmem import BlockwiseMemory
+from blockmem import BlockwiseMemory, fill_memories
 
 
 def autoencoder(with_memory: bool) -> nn.Sequential:
@@ -53,6 +53,8 @@ def main() -> None:
     for with_memory in (False, True):
         torch.manual_seed(0)
         model = autoencoder(with_memory)
+        if with_memory:
+            fill_memories(model, stripes(16, angle=45))
         train(model)
         normal, anomalous = (mean_error(model, stripes(64, angle)) for angle in (45, 0))
         name = "with memory" if with_memory else "autoencoder"

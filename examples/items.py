@@ -11,7 +11,7 @@ import torch
 import typer
 from torch import Tensor
 
-from blockmem import BlockwiseMemory, Usage, usage
+from blockmem import BlockwiseMemory, Usage, fill_memories, usage
 from daad.plotting import INK, Layout, picture_grid, save_figure
 from drop_in import autoencoder, stripes, train
 
@@ -38,6 +38,7 @@ def main(
 ) -> None:
     torch.manual_seed(0)
     model = autoencoder(with_memory=True)
+    fill_memories(model, stripes(16, angle=45))
     train(model, steps)
     (place,) = (i for i, layer in enumerate(model) if isinstance(layer, BlockwiseMemory))
     encoder, memory, decoder = model[:place], model[place], model[place + 1 :]
