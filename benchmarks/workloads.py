@@ -25,7 +25,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """D, the numbers in a block."""
+        """D, the elements of a block."""
         return math.prod(self.block_shape)
 
     @property
@@ -125,6 +125,11 @@ WORKLOADS: tuple[Workload | ModelWorkload, ...] = (
     Workload("hf2vad", (Part((128, 64, 16, 16), (64, 16, 16), 2000),)),
     # MemAE on video, 3-D maps
     Workload("memae-video", (Part((4, 256, 2, 16, 16), (256, 1, 1, 1), 2000),)),
+    # What a call costs where there is hardly anything to compute
+    Workload("call-16x4x4-n32", (Part((1, 16, 4, 4), (16, 1, 1), 32),), quick=True),
+    Workload("call-64x8x8-n64", (Part((1, 64, 8, 8), (64, 1, 1), 64),)),
+    Workload("call-64x8x8-blocks-n64", (Part((1, 64, 8, 8), (64, 4, 4), 64),)),
+    Workload("call-64x16x16-blocks-n64", (Part((8, 64, 16, 16), (64, 4, 4), 64),)),
     *_sweeps(),
     ModelWorkload("daad-inference", (FORWARD,)),
     ModelWorkload("daad-training", (TRAINING,)),

@@ -15,14 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.autograd.forward_ad
-from torch import Tensor
+from torch import SymFloat, Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from blockmem._dtypes import compute_dtype, no_autocast
 from blockmem.addressing import Addressing, reference
 from blockmem.backends.choice import choose
 from blockmem.backends.torch import chunks
+
+Pair = tuple[Tensor, Tensor]
+PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Settings(NamedTuple):
@@ -43,7 +45,7 @@ class Settings(NamedTuple):
 
 # The compiler makes one graph for all values of a tensor, but one for each value of a number. So
 # there is an overload whose temperature and threshold are tensors of one element, on the CPU. Only
-# graphs call it, where a number has changed (see `_autograd`).
+# graphs call it, where a number has changed (see `_annealed`).
 NUMBERS = {"": "Scalar", ".annealed": "Tensor"}
 
 library: Any = torch.library.Library("blockmem", "DEF")  # type: ignore[no-untyped-call]
@@ -60,66 +62,47 @@ for _overload, _type in NUMBERS.items():
         f"blockwise_memory_backward{_overload}(Tensor grad, Tensor x, Tensor memory, "
         f"Tensor saved, {_settings}, bool needs_x, bool needs_memory) -> (Tensor, Tensor)"
     )
-FORWARD = torch.ops.blockmem.blockwise_memory.default
-BACKWARD = torch.ops.blockmem.blockwise_memory_backward.default
-FORWARD_ANNEALED = torch.ops.blockmem.blockwise_memory.annealed
-BACKWARD_ANNEALED = torch.ops.blockmem.blockwise_memory_backward.annealed
+FORWARD = torch.ops.blockmem.blockwise_memory
+BACKWARD = torch.ops.blockmem.blockwise_memory_backward
 
 
-def _forward(x: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    """Compute the new map, like `x`, and what the backend saves for the backward, if asked to."""
-    settings, save = Settings(*rest[:-1]), rest[-1]
-    addressing = settings.addressing
-    with no_autocast(x.device.type):
-        found: tuple[Tensor, Tensor] = choose(settings.backend, x, memory, addressing).forward(
-            x, memory, settings.block_shape, addressing, save
-        )
-    return found
+def call(x: Tensor, memory: Tensor, settings: Settings) -> Tensor:
+    """Return what the operator computes.
+
+    Where nothing looks on, it is not called by way of PyTorch's dispatcher: that takes some
+    microseconds, which small maps would feel.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._autograd._profiler_enabled()
+        or not _unobserved(x, memory)
+    ):
+        out: Tensor = FORWARD.default(x, memory, *settings, False)[0]
+        return out
+    return _differentiable(x, memory, settings, False)[0]
 
 
-def _backward(
-    grad: Tensor, x: Tensor, memory: Tensor, saved: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    """Compute gradients like `x` and `memory`; one that is not needed is an empty tensor."""
-    settings, needs = Settings(*rest[:-2]), rest[-2:]
-    addressing = settings.addressing
-    with no_autocast(x.device.type):
-        grad_x, grad_memory = choose(settings.backend, x, memory, addressing).backward(
-            grad, x, memory, saved, settings.block_shape, addressing, needs
-        )
-    return (
-        x.new_empty(0) if grad_x is None else grad_x,
-        memory.new_empty(0) if grad_memory is None else grad_memory,
-    )
+def _unobserved(*tensors: Tensor) -> bool:
+    """Whether no mode and no subclass of Tensor wants to be told of operators."""
+    return torch._C._len_torch_dispatch_stack() == 0 and all(type(t) in PLAIN for t in tensors)
 
 
-def _fake_forward(x: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    settings, save = Settings(*rest[:-1]), rest[-1]
-    if isinstance(settings.temperature, Tensor):  # `_annealed` has chosen, so any will do
-        settings = settings._replace(temperature=1.0, threshold=0.0)
-    chosen = choose(settings.backend, x, memory, settings.addressing)
-    items, size = memory.shape
-    count = chosen.saved_size(x.numel() // size, items, size, x.dtype) if save else 0
-    return torch.empty_like(x), x.new_empty(count, dtype=compute_dtype(x.dtype))
+def _differentiable(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
+    """Compute the new map and what is saved for the backward, for autograd and transforms."""
+    if _sees_through(x, memory):
+        return _reference_forward(x, memory, settings)
+    if isinstance(settings.temperature, SymFloat) or isinstance(settings.threshold, SymFloat):
+        settings = _annealed(x, memory, settings)
+    if torch.is_grad_enabled() and (x.requires_grad or memory.requires_grad):
+        found: Pair = _BlockwiseMemory.apply(x, memory, settings)  # type: ignore[no-untyped-call]
+        return found
+    return _forward(x, memory, settings, save)
 
 
-def _fake_backward(
-    grad: Tensor, x: Tensor, memory: Tensor, saved: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    needs_x, needs_memory = rest[-2:]
-    return (
-        torch.empty_like(x) if needs_x else x.new_empty(0),
-        torch.empty_like(memory) if needs_memory else memory.new_empty(0),
-    )
-
-
-class _Function(torch.autograd.Function):
+class _BlockwiseMemory(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, memory: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
-        with torch._C._AutoDispatchBelowAutograd():
-            annealed = isinstance(settings.temperature, Tensor)
-            forward = FORWARD_ANNEALED if annealed else FORWARD
-            out, saved = forward(x, memory, *settings, True)
+    def forward(ctx: Any, x: Tensor, memory: Tensor, settings: Settings) -> Pair:
+        out, saved = _forward(x, memory, settings, True)
         ctx.settings = settings
         # Nothing of the output is saved, so an in-place activation may follow
         ctx.save_for_backward(x, memory, saved)
@@ -135,27 +118,111 @@ class _Function(torch.autograd.Function):
         x, memory, saved = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled() or _sees_through(grad, x, memory):
-            return (*_reference_backward(grad, x, memory, ctx.settings, needs), None)
-        with torch._C._AutoDispatchBelowAutograd():
-            annealed = isinstance(ctx.settings.temperature, Tensor)
-            backward = BACKWARD_ANNEALED if annealed else BACKWARD
-            grads = backward(grad, x, memory, saved, *ctx.settings, *needs)
-        return (*(g if needed else None for g, needed in zip(grads, needs, strict=True)), None)
+            grads = _reference_backward(grad, x, memory, ctx.settings, needs)
+        else:
+            grads = _backward(grad, x, memory, saved, ctx.settings, needs)
+        return grads[0] if needs[0] else None, grads[1] if needs[1] else None, None
 
 
-def _autograd(x: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    if _sees_through(x, memory):
-        return _reference_forward(x, memory, *rest)
-    settings = Settings(*rest[:-1])
-    if any(isinstance(number, torch.SymFloat) for number in settings):
-        settings = _annealed(x, memory, settings)
-    if torch.is_grad_enabled() and (x.requires_grad or memory.requires_grad):
-        found: tuple[Tensor, Tensor] = _Function.apply(x, memory, settings)  # type: ignore[no-untyped-call]
-        return found
+def _forward(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
+    if _unobserved(x, memory):
+        return _compute(x, memory, settings, save)
+    operator = FORWARD.annealed if isinstance(settings.temperature, Tensor) else FORWARD.default
     with torch._C._AutoDispatchBelowAutograd():
-        annealed = isinstance(settings.temperature, Tensor)
-        forward = FORWARD_ANNEALED if annealed else FORWARD
-        return forward(x, memory, *settings, rest[-1])  # type: ignore[no-any-return]
+        found: Pair = operator(x, memory, *settings, save)
+    return found
+
+
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    saved: Tensor,
+    settings: Settings,
+    needs: Sequence[bool],
+) -> Pair:
+    if _unobserved(grad, x, memory, saved):
+        return _compute_backward(grad, x, memory, saved, settings, needs)
+    operator = BACKWARD.annealed if isinstance(settings.temperature, Tensor) else BACKWARD.default
+    with torch._C._AutoDispatchBelowAutograd():
+        found: Pair = operator(grad, x, memory, saved, *settings, *needs)
+    return found
+
+
+def _compute(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
+    """Compute the new map, like `x`, and what the backend saves for the backward, if asked to."""
+    addressing = settings.addressing
+    with no_autocast(x.device.type):
+        backend = choose(settings.backend, x, memory, addressing)
+        found: Pair = backend.forward(x, memory, settings.block_shape, addressing, save)
+    return found
+
+
+def _compute_backward(
+    grad: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    saved: Tensor,
+    settings: Settings,
+    needs: Sequence[bool],
+) -> Pair:
+    """Compute gradients like `x` and `memory`; one that is not needed is an empty tensor."""
+    addressing = settings.addressing
+    with no_autocast(x.device.type):
+        backend = choose(settings.backend, x, memory, addressing)
+        grads = backend.backward(grad, x, memory, saved, settings.block_shape, addressing, needs)
+    return _filled(grads, x, memory)
+
+
+def _filled(grads: Sequence[Tensor | None], x: Tensor, memory: Tensor) -> Pair:
+    grad_x, grad_memory = grads
+    return (
+        x.new_empty(0) if grad_x is None else grad_x,
+        memory.new_empty(0) if grad_memory is None else grad_memory,
+    )
+
+
+# What stands in where transforms see through
+
+
+def _sees_through(*tensors: Tensor) -> bool:
+    """Whether a transform is at work that wants the operations of the formula, not ours."""
+    functorch = torch._C._functorch
+    if functorch.peek_interpreter_stack() is not None:
+        return True
+    for tensor in tensors:
+        if functorch.is_legacy_batchedtensor(tensor):  # of torch.autograd.functional
+            return True
+        # Not asked of torch.autograd.forward_ad, which knows no level that a graph enters
+        if torch._VF._unpack_dual(tensor, level=0)[1] is not None:
+            return True
+        if type(tensor) not in PLAIN and _is_dtensor(tensor):
+            return True
+    return False
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    distributed = sys.modules.get("torch.distributed.tensor")  # costs seconds to import
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def _reference_forward(x: Tensor, memory: Tensor, settings: Settings) -> Pair:
+    out = reference(x, memory, settings.block_shape, settings.addressing)
+    return out, x.new_empty(0, dtype=compute_dtype(x.dtype))
+
+
+def _reference_backward(
+    grad: Tensor, x: Tensor, memory: Tensor, settings: Settings, needs: Sequence[bool]
+) -> Pair:
+    """Compute the gradients as `_compute_backward` does, but differentiable in all it is given."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        if not create_graph:  # else what is differentiated must lead on to what made it
+            x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
+        out = reference(x, memory, settings.block_shape, settings.addressing)
+        sources = [t for t, needed in zip((x, memory), needs, strict=True) if needed]
+        found = iter(torch.autograd.grad(out, sources, grad, create_graph=create_graph))
+    return _filled([next(found) if needed else None for needed in needs], x, memory)
 
 
 def _annealed(x: Tensor, memory: Tensor, settings: Settings) -> Settings:
@@ -172,82 +239,73 @@ def _annealed(x: Tensor, memory: Tensor, settings: Settings) -> Settings:
     )
 
 
-def _sees_through(*tensors: Tensor) -> bool:
-    """Whether a transform is at work that wants the operations of the formula, not ours."""
-    return (
-        torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-        or any(map(_is_dtensor, tensors))
-    )
+# What is registered: the functions above, with settings unpacked as in the schemas
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
-    if type(tensor) in (Tensor, torch.nn.Parameter):
-        return False
-    distributed = sys.modules.get("torch.distributed.tensor")  # costs seconds to import
-    return distributed is not None and isinstance(tensor, distributed.DTensor)
+def _fake(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
+    if isinstance(settings.temperature, Tensor):  # `_annealed` has chosen, so any will do
+        settings = settings._replace(temperature=1.0, threshold=0.0)
+    chosen = choose(settings.backend, x, memory, settings.addressing)
+    items, size = memory.shape
+    count = chosen.saved_size(x.numel() // size, items, size, x.dtype) if save else 0
+    return torch.empty_like(x), x.new_empty(count, dtype=compute_dtype(x.dtype))
 
 
-def _reference_forward(x: Tensor, memory: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    settings = Settings(*rest[:-1])
-    out = reference(x, memory, settings.block_shape, settings.addressing)
-    return out, x.new_empty(0, dtype=compute_dtype(x.dtype))
+def _fake_backward(
+    grad: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    saved: Tensor,
+    settings: Settings,
+    needs: Sequence[bool],
+) -> Pair:
+    likes = [torch.empty_like(t) if n else None for t, n in zip((x, memory), needs, strict=True)]
+    return _filled(likes, x, memory)
 
 
-def _reference_backward(
-    grad: Tensor, x: Tensor, memory: Tensor, settings: Settings, needs: Sequence[bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients as `_backward` does, but differentiable for all it is given."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Cut off from what made them, so that the formula's graph ends here; but for
-        # create_graph, where what is differentiated must lead on to it
-        if not create_graph:
-            x, memory = x.detach().requires_grad_(), memory.detach().requires_grad_()
-        out = reference(x, memory, settings.block_shape, settings.addressing)
-        sources = [t for t, needed in zip((x, memory), needs, strict=True) if needed]
-        found = iter(torch.autograd.grad(out, sources, grad, create_graph=create_graph))
-    grad_x, grad_memory = (next(found) if needed else None for needed in needs)
-    return grad_x, grad_memory
+def _register(key: str, forward: Callable[..., Pair], backward: Callable[..., Pair] | None) -> None:
+    def unpacked_forward(x: Tensor, memory: Tensor, *rest: Any) -> Pair:
+        return forward(x, memory, Settings(*rest[:-1]), rest[-1])
 
+    def unpacked_backward(
+        grad: Tensor, x: Tensor, memory: Tensor, saved: Tensor, *rest: Any
+    ) -> Pair:
+        assert backward is not None
+        return backward(grad, x, memory, saved, Settings(*rest[:-2]), rest[-2:])
 
-def _vmap_backward(
-    grad: Tensor, x: Tensor, memory: Tensor, saved: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    settings, needs = Settings(*rest[:-2]), rest[-2:]
-    grad_x, grad_memory = _reference_backward(grad, x, memory, settings, needs)
-    return (
-        x.new_empty(0) if grad_x is None else grad_x,
-        memory.new_empty(0) if grad_memory is None else grad_memory,
-    )
-
-
-def _register(
-    name: str, compute: Callable[..., Any], fake: Callable[..., Any], under_vmap: Callable[..., Any]
-) -> None:
     for overload in NUMBERS:
-        library.impl(name + overload, compute, "CompositeExplicitAutograd")
-        library.impl(name + overload, under_vmap, "FuncTorchBatched")
-        library.impl(name + overload, under_vmap, "Batched")  # of torch.autograd.functional
-        torch.library.register_fake(f"blockmem::{name}{overload}", fake, lib=library)
+        names: dict[str, Callable[..., Pair]] = {f"blockwise_memory{overload}": unpacked_forward}
+        if backward is not None:
+            names[f"blockwise_memory_backward{overload}"] = unpacked_backward
+        for name, function in names.items():
+            if key == "fake":
+                torch.library.register_fake(f"blockmem::{name}", function, lib=library)
+            else:
+                library.impl(name, function, key)
 
 
-_register("blockwise_memory", _forward, _fake_forward, _reference_forward)
-_register("blockwise_memory_backward", _backward, _fake_backward, _vmap_backward)
-library.impl("blockwise_memory", _autograd, "Autograd")
+_register("CompositeExplicitAutograd", _compute, _compute_backward)
+_register("fake", _fake, _fake_backward)
+_register("Autograd", _differentiable, None)
+_register(
+    "FuncTorchBatched",
+    lambda x, memory, settings, save: _reference_forward(x, memory, settings),
+    lambda grad, x, memory, saved, settings, needs: _reference_backward(
+        grad, x, memory, settings, needs
+    ),
+)
 
 
-@register_flop_formula(torch.ops.blockmem.blockwise_memory)
-def _forward_flops(x: Sequence[int], memory: Sequence[int], *_: Any, **__: Any) -> int:
+@register_flop_formula(FORWARD)
+def _flops(x: Sequence[int], memory: Sequence[int], *_: Any, **__: Any) -> int:
     """Return the FLOPs of two products of all queries and items, whatever a backend repeats."""
     return 2 * 2 * math.prod(x) * memory[0]
 
 
-@register_flop_formula(torch.ops.blockmem.blockwise_memory_backward)
-def _backward_flops(
-    grad: Sequence[int], x: Sequence[int], memory: Sequence[int], saved: Sequence[int],
-    *rest: Any, **_: Any,
-) -> int:  # fmt: skip
+@register_flop_formula(BACKWARD)
+def _flops_backward(
+    grad: Sequence[int], x: Sequence[int], memory: Sequence[int], *rest: Any, **_: Any
+) -> int:
     """Return the FLOPs of g M^T, of one product for the map, and of two for the memory."""
     needs_x, needs_memory = rest[-2:]
     return int(2 * math.prod(x) * memory[0] * (1 + needs_x + 2 * needs_memory))

@@ -89,7 +89,11 @@ def reference(
 
 
 def _unit(rows: Tensor) -> Tensor:
-    """Return rows of norm 1. A row of zeros stays one, and its gradients are 0 to every order."""
-    square = rows.square().sum(dim=-1, keepdim=True)
+    """Return rows of norm 1. A row that counts as zero gives zeros, and gradients of 0 to any order.
+
+    A quotient, since the derivative of 1/sqrt overflows for rows of norm 1e-13 already.
+    """
+    square = rows.detach().square().sum(dim=-1, keepdim=True)
     empty = square <= smallest_square(rows.dtype)
-    return rows * torch.where(empty, 0.0, torch.where(empty, 1.0, square).rsqrt())
+    rows = torch.where(empty, 1.0, rows)
+    return torch.where(empty, 0.0, rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True))

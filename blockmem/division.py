@@ -183,4 +183,4 @@ def _patterns(dims: int) -> tuple[str, str, str]:
 
 def _block_sizes(block_shape: Sequence[int]) -> dict[str, int]:
     channels, *space = block_shape
-    return {"c": channels} | dict(zip(AXES, space, strict=False))
+    return {"c": channels} | dict(zip(AXES[: len(space)], space, strict=True))

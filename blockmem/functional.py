@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from blockmem._dtypes import DTYPES, autocast, no_autocast
-from blockmem._operator import FORWARD
+from blockmem._operator import Settings, call
 from blockmem.addressing import SIMILARITIES, Addressing, address, combine, reference
 from blockmem.backends.choice import BACKENDS
 from blockmem.division import assemble, check_block_shape, check_fits, divide
@@ -68,8 +68,7 @@ def blockwise_memory(
     x, memory, block_shape = _check_tensors(x, memory, block_shape)
     if _is_exported():
         return reference(x, memory, block_shape, addressing)
-    out: Tensor = FORWARD(x, memory, block_shape, *addressing, backend, False)[0]
-    return out
+    return call(x, memory, Settings(block_shape, *addressing, backend))
 
 
 def blockwise_read(

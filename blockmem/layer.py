@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from blockmem._filling import fill_items, item_indices
 from blockmem.addressing import Addressing
 from blockmem.division import DIMENSIONS, check_block_shape, nearest_divisors
 from blockmem.functional import (
@@ -45,11 +46,12 @@ class BlockwiseMemory(nn.Module):
 
     Attributes:
         memory: the parameter `(N, D)`, `D = c * prod(s)`, uniform in :math:`\pm 1/\sqrt D` at
-            first. Each item is flattened in the order `(*s, c)`, channels fastest: to load items
-            `W` of another library, write `memory.items().copy_(W.view(N, c, *s))` under
-            `torch.no_grad()`. A matrix in channels-first order that is copied into `memory` itself
-            gives wrong answers and no error. The `state_dict` holds the memory alone: block shape,
-            temperature and threshold are those of the layer that it is loaded into.
+            first; `fill_memories` starts it better. Each item is flattened in the order `(*s, c)`,
+            channels fastest: to load items `W` of another library, write
+            `memory.items().copy_(W.view(N, c, *s))` under `torch.no_grad()`. A matrix in
+            channels-first order that is copied into `memory` itself gives wrong answers and no
+            error. The `state_dict` holds the memory alone: block shape, temperature and threshold
+            are those of the layer that it is loaded into.
 
     Raises:
         ValueError: for settings out of range, and for a map that the blocks do not tile or that is
@@ -176,6 +178,56 @@ class BlockwiseMemory(nn.Module):
         """Return the items as blocks one can look at: a view `(N, c, *s)` of `memory`."""
         channels, *space = self.block_shape
         return self.memory.view(self.num_items, *space, channels).movedim(-1, 1)
+
+    def fill_(
+        self,
+        x: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        items: Tensor | None = None,
+    ) -> int:
+        """Make items blocks of the map `x`, and return how many were filled.
+
+        A memory that starts with blocks of the maps it will see gives answers as long as its
+        queries, and the encoder before it a gradient. `fill_memories` fills all memories of a model.
+
+        The blocks are drawn at random and without repetition. A block is left out where it is zero
+        (its cosine with everything is 0), and where it equals another drawn block or an item that
+        stays: equal items would get equal gradients and stay equal for good. So a map of few
+        different blocks fills few items; the others of `items` stay as they are.
+
+        The memory keeps its dtype and device, to which the blocks are converted. No gradient flows
+        to `x`, and `requires_grad` does not matter. Fill before a forward, not between a forward
+        and its backward.
+
+        An optimiser's averages of a refilled item belong to the item that was there before: set them
+        to 0, after the optimiser's step.
+
+        >>> import torch
+        >>> memory = BlockwiseMemory(8, (4, 2, 2))
+        >>> optimizer = torch.optim.Adam(memory.parameters())
+        >>> memory(torch.randn(1, 4, 8, 8)).sum().backward()
+        >>> optimizer.step()
+        >>> dead = torch.tensor([False] * 6 + [True] * 2)
+        >>> memory.fill_(torch.randn(1, 4, 8, 8), items=dead)
+        2
+        >>> for average in optimizer.state[memory.memory].values():
+        ...     if average.shape == memory.memory.shape:  # not Adam's count of steps
+        ...         average[dead] = 0
+
+        Args:
+            x: map `(B, C, *S)` that the blocks tile, of floating-point numbers.
+            generator: draws the blocks; on any device. None is PyTorch's own, on the CPU.
+            items: which items to fill: a boolean mask `(N,)` or indices `(K,)`. None is all.
+
+        Raises:
+            ValueError: for a map that the blocks do not tile or that is not finite (in the memory's
+                dtype), for `items` that are none, and for a memory that is sharded (a DTensor) or
+                on the meta device. Nothing is filled then.
+            TypeError: for a map that is no tensor of floating-point numbers.
+        """
+        rows = item_indices(items, self.num_items, self.memory.device)
+        return len(fill_items(self.memory, x, self.block_shape, rows, generator))
 
     def extra_repr(self) -> str:
         parts = [f"num_items={self.num_items}", f"block_shape={self.block_shape}"]

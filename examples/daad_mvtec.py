@@ -39,7 +39,7 @@ from daad.options import (
 from daad.runs import Hardware, claim_folders, evaluate_run, run_category
 from daad.synthetic import make_dataset
 
-# What fits two minutes on two cores. D/N is as in the paper: see docs/maths.md.
+# What fits two minutes on two cores. D/N is as in the paper: see docs/guide.md.
 DEMO = {"image_size": 128, "width": 8, "num_items": 16, "epochs": 24, "lr": 2e-3}
 
 app = make_app(__doc__)

@@ -30,6 +30,11 @@ def call(
         ({"threshold": float("nan")}, "threshold nan: expected None"),
         ({"backend": "cuda"}, "backend 'cuda': expected one of 'auto', 'torch'"),
         ({"x": (4, 4, 4)}, r"needs a map \(B, C, \*S\) of 4 dimensions, got 3"),
+        (
+            {"x": (4, 4), "block": (4, 1)},
+            r"got 2; vectors \(B, C\) are maps of length 1: pass x\[..., None\]",
+        ),
+        ({"similarity": "l2"}, "similarity 'l2': expected 'cosine' or 'dot'"),
     ],
 )
 def test_values_out_of_range_are_named(arguments, text):

@@ -1,7 +1,4 @@
-import copy
-import io
 import math
-import pickle
 import warnings
 
 import numpy as np
@@ -95,27 +92,6 @@ def test_memory_format_is_kept():
     out = layer(x.to(memory_format=torch.channels_last))
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert_close(out, layer(x))
-
-
-def saved_and_loaded(layer):
-    buffer = io.BytesIO()
-    torch.save(layer.state_dict(), buffer)
-    buffer.seek(0)
-    twin = BlockwiseMemory(10, (4, 2, 2), temperature=0.5)
-    twin.load_state_dict(torch.load(buffer, weights_only=True))
-    return twin
-
-
-@pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved_and_loaded],
-    ids=["deepcopy", "pickle", "state_dict"],
-)  # fmt: skip
-def test_a_copy_computes_the_same(copied):
-    layer = BlockwiseMemory(10, (4, 2, 2), temperature=0.5)
-    twin = copied(layer)
-    x = torch.randn(2, 4, 4, 4)
-    assert torch.equal(layer(x), twin(x))
-    assert twin.memory.data_ptr() != layer.memory.data_ptr()
 
 
 def test_device_and_dtype_are_the_memorys():

@@ -154,6 +154,12 @@ class Config:
             )
         return shape[0] // r_c, shape[1] // r_h, shape[2] // r_w
 
+    def fewest_blocks(self) -> int:
+        """How many blocks a picture has at the level with a memory where it has fewest; 0 without."""
+        levels = [level for level in range(1, self.levels + 1) if self.has_memory(level)]
+        sizes = [(self.level_shape(level), self.block_shape(level)) for level in levels]
+        return min((math.prod(map_) // math.prod(block) for map_, block in sizes), default=0)
+
     def resolve(self) -> "Config":
         """The same choices with every `None` decided by the variant, checked; UserError if bad."""
         _check_choice("variant", self.variant, VARIANTS)

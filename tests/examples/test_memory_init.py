@@ -9,18 +9,19 @@ from training_runs import FakePictures, assert_same, config
 
 from blockmem import divide
 from daad.checkpoint import CHECKPOINT, load_checkpoint
-from daad.memory_init import fill_memories
+from daad.devices import start_fabric
 from daad.model import Generator
-from daad.training import train
-
-CPU = torch.device("cpu")
+from daad.training import Trainer, train
 
 
-def filled(pictures: FakePictures, **choices: object) -> tuple[Generator, list[Tensor]]:
+def filled(
+    pictures: FakePictures, folder: Path, **choices: object
+) -> tuple[Generator, list[Tensor]]:
     """A network with filled memories, and all blocks that each of its memories was then shown."""
-    c = config(memory_init="blocks", **choices)
-    torch.manual_seed(1)
-    generator = Generator(c)
+    trainer = Trainer(
+        config(memory_init="blocks", **choices), start_fabric("cpu", 1, 1, "32"), folder, None
+    )
+    generator = trainer.generator
     seen: list[list[Tensor]] = [[] for _ in generator.memories]
     hooks = [
         memory.register_forward_pre_hook(
@@ -30,37 +31,68 @@ def filled(pictures: FakePictures, **choices: object) -> tuple[Generator, list[T
         )
         for index, memory in enumerate(generator.memories)
     ]
-    fill_memories(generator, pictures, c, CPU)
+    trainer._fill_memories(pictures, smallest=2)
     for hook in hooks:
         hook.remove()
     return generator, [torch.cat(blocks) for blocks in seen]
 
 
+def places(memory: Tensor, blocks: Tensor) -> Tensor:
+    """Where each item that is a block was first shown; as many as there are."""
+    equal = (memory[:, None] == blocks[None]).all(-1)
+    return equal[equal.any(1)].int().argmax(1)
+
+
 @pytest.mark.parametrize("choices", [{}, {"variant": "memae-skip", "division": "pixel"}], ids=str)
-def test_every_item_is_a_block_and_none_is_taken_twice(choices: dict[str, object]) -> None:
-    generator, seen = filled(FakePictures(), **choices)
+def test_every_item_is_a_block_and_none_is_taken_twice(
+    choices: dict[str, object], tmp_path: Path
+) -> None:
+    generator, seen = filled(FakePictures(), tmp_path, **choices)
     for memory, blocks in zip(generator.memories, seen, strict=True):
-        equal = (memory.memory[:, None] == blocks[None]).all(-1)
-        assert equal.any(1).all()
-        places = equal.int().argmax(1)
-        assert len(places.unique()) == len(memory.memory)
+        assert len(places(memory.memory, blocks).unique()) == len(memory.memory)
 
 
-def test_pictures_are_looked_at_until_all_items_are_filled() -> None:
-    """One block a picture, and two of a batch, so that five items need three batches."""
-    pictures = FakePictures(12)
-    generator, seen = filled(pictures, division=(1, 1, 1))
-    assert [len(batch) for batch in pictures.asked] == [4, 4, 4]
+def test_items_come_from_several_batches(tmp_path: Path) -> None:
+    """One block a picture, of six batches of four pictures."""
+    pictures = FakePictures(24)
+    generator, seen = filled(pictures, tmp_path, division=(1, 1, 1), num_items=12)
+    assert [len(batch) for batch in pictures.asked] == [4] * 6
     for memory, blocks in zip(generator.memories, seen, strict=True):
-        assert (memory.memory[:, None] == blocks[None]).all(-1).any(1).all()
+        taken = places(memory.memory, blocks)
+        assert len(taken) == 12
+        assert len((taken // 4).unique()) >= 4
 
 
-def test_items_that_there_are_no_blocks_for_stay_random() -> None:
-    generator, seen = filled(FakePictures(3), division=(1, 1, 1), num_items=7)
+def test_as_many_pictures_are_looked_at_as_the_items_need(tmp_path: Path) -> None:
+    """64 pictures in general, more where one has a single block and there are more items."""
+    for num_items, looked_at in ((5, 64), (80, 80)):
+        pictures = FakePictures(100)
+        filled(pictures, tmp_path, division=(1, 1, 1), num_items=num_items)
+        assert sum(len(batch) for batch in pictures.asked) == looked_at
+
+
+def test_items_that_there_are_no_blocks_for_stay_random(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="3 of 7 items") as warned:
+        generator, seen = filled(FakePictures(3), tmp_path, division=(1, 1, 1), num_items=7)
+    for level, warning in enumerate(warned):
+        assert f"memory 'memories.{level}': 3 of 7 items" in str(warning.message)
     for memory, blocks in zip(generator.memories, seen, strict=True):
         found = (memory.memory[:, None] == blocks[None]).all(-1).any(1)
         assert found.tolist() == [True] * 3 + [False] * 4
         assert memory.memory[3:].abs().max() <= memory.memory.shape[1] ** -0.5
+
+
+def test_batch_norms_statistics_are_not_touched(tmp_path: Path) -> None:
+    generator, _ = filled(FakePictures(), tmp_path)
+    for name, buffer in generator.named_buffers():
+        expected = torch.ones_like(buffer) if "var" in name else torch.zeros_like(buffer)
+        assert torch.equal(buffer, expected), name
+
+
+def test_a_network_without_memories_has_nothing_to_fill(tmp_path: Path) -> None:
+    c = config(memory_init="blocks", variant="ae", epochs=1)
+    assert c.fewest_blocks() == 0
+    train(c, FakePictures(), tmp_path, device="cpu")
 
 
 def test_training_begins_with_them_and_a_resumed_one_does_not_again(tmp_path: Path) -> None:

@@ -38,9 +38,10 @@ def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
         total.add_(matmul(b.T, a, -(-len(a) // 2)).T)
     else:  # by slabs of items, as a whole product is much memory
         step = max(1, SLAB // b.shape[1])
+        terms = min(TERMS, -(-len(a) // 2))  # w and ds are not added up in one go
         for start in range(0, a.shape[1], step):
             items = slice(start, start + step)
-            total[items].add_(matmul(a[:, items].T, b))
+            total[items].add_(matmul(a[:, items].T, b, terms))
 
 
 def _onednn(a: Tensor, b: Tensor) -> Tensor:
