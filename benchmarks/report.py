@@ -22,7 +22,7 @@ What blockmem costs and saves, against what one would write instead. This page i
 | provider | what it is |
 |---|---|
 | `eager` | `F.normalize`, `softmax`, `where`, matrix products, einops: what a careful user writes |
-| `compile` | `torch.compile` of that, with `max-autotune-no-cudagraphs` on a GPU |
+| `compile` | `torch.compile` of that, in the mode that stands below with the machine |
 | `memae` | shrinkage as MemAE publishes it, by ReLU, and an L1 norm of 1 |
 | `flex` | FlexAttention in two passes: log-sum-exp, then the items above the threshold |
 | `blockmem-torch`, `blockmem-triton` | this library's backends |
@@ -37,8 +37,9 @@ How it is measured:
 - Memory is the peak of what PyTorch's allocator hands out, beyond inputs and outputs.
 - Before anything of a case is written, the provider's output and gradients are compared with
   float64, at full size. If blockmem is off by more than twice what eager is off at the same
-  dtype, it gets no number. Others are timed up to ten times, and listed below: compiled code
-  may add up less carefully than eager, and to leave it out for that would flatter blockmem.
+  dtype, on a sample of the blocks or on all, it gets no number. Others are timed up to ten times,
+  and listed below: compiled code may add up less carefully than eager, and to leave it out for
+  that would flatter blockmem.
 - PyTorch multiplies float32 matrices by MKL. On some CPUs oneDNN, which it holds too and blockmem
   uses, is faster; the machine's rate below is that of the faster.
 - A share of the roofline of 100 % would mean that the case took no longer than its matrix products
@@ -90,6 +91,11 @@ def _made_with(findings: Findings) -> str:
             for rate in ("matmul_rate", "copy_rate")
         )
         lines.append(f"- {dtype}: {matmul:.4g} GFLOP/s in a matrix product, {copy:.3g} GB/s copied")
+    modes = {
+        row.note for row in findings.rows if (row.workload, row.metric) == (MACHINE, "compile")
+    }
+    if modes:
+        lines.append(f"- torch.compile's mode: {', '.join(sorted(modes))}")
     return "\n".join(lines) + "\n"
 
 

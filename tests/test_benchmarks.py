@@ -230,6 +230,17 @@ def test_a_failing_provider_gets_no_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert rows[1].note.startswith("failed the gate: the error of output")
 
 
+def test_eager_on_the_whole_map_is_a_yardstick_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its products may be less exact there than on the sample."""
+    for name in ("eager", "blockmem-torch"):
+        monkeypatch.setitem(PROVIDERS, name, Provider(name, lambda device: _scaled))
+    chosen = Selection([TINY], ["eager", "blockmem-torch"], ["float32"], [FORWARD], budget=0.01)
+    (outcomes,) = run_suite(chosen, CPU, Results(tmp_path / "results.csv", CPU))
+    assert all(outcome.seconds for outcome in outcomes)
+
+
 def test_a_case_that_does_not_fit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is limited on Linux only")
