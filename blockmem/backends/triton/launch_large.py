@@ -205,7 +205,8 @@ def forward(
         if chunk.scatter is None:
             torch.mm(weights, items, out=there.as_strided((chunk.blocks, size), (size, 1)))
         else:
-            answers = torch.mm(weights, items)
+            copied = bool(chunk.gathers)  # and no longer needed
+            answers = torch.mm(weights, items, out=rows if copied else None)
             chunk.scatter(rows=answers, out=there, x=there, along=inverses)
 
 
@@ -241,13 +242,13 @@ def backward(
             item_inverses=item_inverses, factors=tables[0], weights=tables[1],
             row_along=row_along, item_along=along[chunk.programs], **numbers,
         )  # fmt: skip
-        if grad_x is not None and chunk.scatter is not None:
-            queries = torch.mm(tables[0], items)
-            chunk.scatter(rows=queries, out=_narrow(grad_x, chunk.box), x=here, along=row_along)
         if grad_memory is not None:
             dtype = plan.operand if len(plan.chunks) == 1 else torch.float32
             part = multiply(tables.view(-1, plan.width).T, pair.view(-1, size), dtype)
             total = part if total is None else total.add_(part)
+        if grad_x is not None and chunk.scatter is not None:
+            queries = torch.mm(tables[0], items, out=pair[0])  # no longer needed
+            chunk.scatter(rows=queries, out=_narrow(grad_x, chunk.box), x=here, along=row_along)
     if grad_memory is not None and total is not None:
         plan.finish(
             products=total, along=along, memory=memory, inverses=item_inverses, out=grad_memory
