@@ -20,6 +20,9 @@ from blockmem.backends.choice import load_triton
 # Set for the process in which Triton's interpreter runs the kernels on the CPU
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
+# Asked for by PyTorch before cuBLAS multiplies where algorithms are to be deterministic
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
