@@ -84,7 +84,7 @@ def family_of(device: torch.device) -> str:
 TILES: dict[str, dict[str, dict[str, dict[int, Tile]]]] = {
     "sm_80": {  # with the shared memory of sm_86 and sm_89, less than sm_80's
         "read": {
-            "bf16": {64: Tile(128, 64, 0, 8, 3), 128: Tile(128, 32, 0, 8, 2)},
+            "bf16": {128: Tile(128, 32, 0, 8, 2)},
             "tf32": {64: Tile(128, 32, 0, 8, 2)},
             "tf32x3": {64: Tile(32, 32, 0, 4, 2)},
         },
@@ -95,7 +95,7 @@ TILES: dict[str, dict[str, dict[str, dict[int, Tile]]]] = {
         },
         "grad_items": {
             "bf16": {64: Tile(32, 128, 0, 8, 2), 128: Tile(32, 64, 0, 4, 2)},
-            "tf32": {64: Tile(32, 128, 0, 8, 2)},
+            "tf32": {64: Tile(16, 64, 0, 4, 2)},
             "tf32x3": {64: Tile(16, 32, 0, 4, 1)},
         },
     },
