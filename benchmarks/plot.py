@@ -19,7 +19,7 @@ COLOURS = {
     "blockmem-triton": "#d55e00",
 }
 MARKERS = dict(zip(COLOURS, "os^Dv*", strict=True))
-AXIS_LABELS = {"q": "Q, blocks a batch", "n": "N, items", "d": "D, numbers in a block"}
+AXIS_LABELS = {"q": "Q, blocks a batch", "n": "N, items", "d": "D, elements of a block"}
 BAR = 0.13  # inches
 
 

@@ -88,7 +88,7 @@ def check_memory(memory: Tensor) -> None:
     if memory.is_meta:
         raise ValueError(
             "memory is on the meta device and holds nothing: call to_empty(device=...) and "
-            "reset_parameters() first"
+            "reset_parameters() first; where accelerate offloads a model, fill before that"
         )
     if not isinstance(memory, nn.Parameter):
         raise ValueError(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import SymFloat, Tensor
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from blockmem._dtypes import compute_dtype, no_autocast
 from blockmem.addressing import Addressing, reference
@@ -77,6 +77,8 @@ def call(x: Tensor, memory: Tensor, settings: Settings) -> Tensor:
         or torch._C._autograd._profiler_enabled()
         or not _unobserved(x, memory)
     ):
+        if not torch.compiler.is_compiling():
+            _tell_flop_counters()
         out: Tensor = FORWARD.default(x, memory, *settings, False)[0]
         return out
     return _differentiable(x, memory, settings, False)[0]
@@ -296,13 +298,27 @@ _register(
 )
 
 
-@register_flop_formula(FORWARD)
+def _tell_flop_counters() -> None:
+    """Give the formulas below to PyTorch, and to counters that count already.
+
+    This is not done when blockmem is imported: the counters' module imports Triton.
+    """
+    counters = sys.modules.get("torch.utils.flop_counter")
+    if counters is None:
+        return
+    for operator, flops in ((FORWARD, _flops), (BACKWARD, _flops_backward)):
+        if operator not in counters.flop_registry:
+            counters.register_flop_formula(operator)(flops)
+        for mode in _get_current_dispatch_mode_stack():
+            own = getattr(getattr(mode, "counter", mode), "flop_registry", {})
+            own.setdefault(operator, counters.flop_registry[operator])
+
+
 def _flops(x: Sequence[int], memory: Sequence[int], *_: Any, **__: Any) -> int:
     """Return the FLOPs of two products of all queries and items, whatever a backend repeats."""
     return 2 * 2 * math.prod(x) * memory[0]
 
 
-@register_flop_formula(BACKWARD)
 def _flops_backward(
     grad: Sequence[int], x: Sequence[int], memory: Sequence[int], *rest: Any, **_: Any
 ) -> int:

@@ -1,9 +1,9 @@
 """What the tests of filling share: checks of items, and maps with a bad number."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from blockmem import divide
+from blockmem import BlockwiseMemory, divide
 
 
 def items_are_blocks(items: Tensor, x: Tensor, block_shape: tuple[int, ...]) -> Tensor:
@@ -23,3 +23,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 def with_value(x: Tensor, value: float) -> Tensor:
     x[0, 1, 2, 3] = value
     return x
+
+
+def autoencoder(**settings: object) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        BlockwiseMemory(20, (8, 2, 2), **settings),
+        nn.Conv2d(8, 4, 3, padding=1),
+        nn.Sequential(BlockwiseMemory(10, (4, 4, 4))),
+        nn.Conv2d(4, 1, 3, padding=1),
+    )

@@ -117,12 +117,12 @@ def test_rows_of_hardly_any_length_have_finite_gradients(side, norm):
 
 
 def test_a_call_does_not_import_the_compiler():
-    """Nor does its backward: torch._dynamo and sympy are 900 modules."""
+    """Nor does its backward: torch._dynamo and sympy are 900 modules. Triton waits for a GPU."""
     code = """
 import sys, torch, blockmem
 layer = blockmem.BlockwiseMemory(4, (2, 1))
 layer(torch.randn(1, 2, 3)).sum().backward()
-print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+print([name for name in ("torch._dynamo", "sympy", "triton") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""The one error that a user of the example scripts is meant to see."""
+"""What stops a script without being a fault of it: wrong input, and time that is up."""
 
 
 class UserError(Exception):
