@@ -135,9 +135,10 @@ def draw_scaling(findings: Findings, dtype: str, path: Path) -> bool:
 
 
 def _plain_log(axis: Axes, which: str) -> None:
-    """0.1, 0.2, 0.5, 1, 2, 5 instead of powers of ten."""
+    """0.1, 0.2, 0.5, 1, 2, 5 instead of powers of ten, as far as there is room for so many."""
     ticks = axis.xaxis if which == "x" else axis.yaxis
-    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ticks.get_view_interval()
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=20))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ticks.set_minor_formatter(NullFormatter())
 
