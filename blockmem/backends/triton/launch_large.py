@@ -23,7 +23,7 @@ TILE = 8192  # elements that a program copies
 MOST_CHANNELS = 64  # of them along the channels
 PROGRAMS = 512  # that share the rows of a table, each with sums of its own for the items
 
-# Since torch 2.8, on NVIDIA's GPUs
+# Float32 products of bfloat16: newer versions of torch have them, on NVIDIA's GPUs
 WIDENS = hasattr(torch.ops.aten.mm, "dtype") and not torch.version.hip
 
 Box = tuple[tuple[int, int, int], ...]  # axis, start, length
