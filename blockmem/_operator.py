@@ -39,7 +39,10 @@ class Settings(NamedTuple):
 
     @property
     def addressing(self) -> Addressing:
-        temperature, threshold = (n.item() if isinstance(n, Tensor) else n for n in self[1:3])
+        temperature, threshold = self.temperature, self.threshold
+        if isinstance(temperature, Tensor):
+            temperature = temperature.item()
+            threshold = None if threshold is None else threshold.item()
         return Addressing(temperature, threshold, self.renormalize, self.similarity)
 
 

@@ -53,20 +53,24 @@ def forward(
     values = _values(memory)
     scale = _scale(inverse_norms(values) if addressing.cosine else None, addressing)
     items, size = memory.shape
-    saved = values.new_empty(saved_size(x.numel() // size, items, size, x.dtype) if save else 0)
+    count = saved_size(x.numel() // size, items, size, x.dtype) if save else 0
+    saved: Tensor | None = None
     *sources, target = grid_views(block_shape, x, out)
     for index, rows, (queries,) in _chunks(sources, memory):
         if addressing.cosine:
             queries.mul_(inverse_norms(queries).unsqueeze(1))
         logits = matmul(queries, values.T).mul_(scale)
-        if len(saved):
+        if logits.numel() == count:  # all in one chunk
+            saved = logits.view(-1)
+        elif count:
+            saved = values.new_empty(count) if saved is None else saved
             saved.view(-1, items)[rows] = logits
         weights = torch.softmax(logits, dim=1)
         del logits  # before the answers are made
         answers = matmul(_shrink_(weights, addressing), values)
-        _put(answers, target[index])
+        _put(answers, target[index] if index else target)
         del weights, answers  # before the next are made
-    return out, saved
+    return out, values.new_empty(count) if saved is None else saved
 
 
 def backward(
@@ -116,7 +120,7 @@ def backward(
             if inverse is not None:
                 grad_queries.addcmul_(queries, along.sum(dim=1, keepdim=True), value=-1)
                 grad_queries.mul_(inverse_queries)
-            _put(grad_queries, target[index])
+            _put(grad_queries, target[index] if index else target)
             del grad_queries
         del both, along  # before the next are made
     if grad_memory is None:
