@@ -65,5 +65,6 @@ if __name__ == "__main__":
         "gloo", init_method=f"file://{sys.argv[2]}", rank=rank, world_size=WORLD
     )
     check(rank)
+    print("ok", flush=True)
+    dist.barrier()
     dist.destroy_process_group()
-    print("ok")

@@ -306,7 +306,8 @@ def test_two_processes(tmp_path):
         for rank in range(2)
     ]  # fmt: skip
     printed = [process.communicate(timeout=240)[0] for process in processes]
-    assert [text.strip().splitlines()[-1:] for text in printed] == [["ok"], ["ok"]], printed
+    # Not the last line, always: threads of gloo can complain when a process ends
+    assert all("ok" in text.splitlines() for text in printed), printed
 
 
 @tool("arrays of NumPy, lists", "refused: the error asks for a tensor")
