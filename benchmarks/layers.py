@@ -162,7 +162,7 @@ def _sample(inputs: Inputs) -> Sample:
 
 
 def _truth(inputs: Inputs, sample: Sample, renormalize: bool) -> Truth:
-    """By the straight formula in float64."""
+    """By the reference formula in float64."""
     queries, memory, probe = _leaves(inputs, sample, torch.float64)
     addressing = Addressing(1.0, inputs.threshold, renormalize)
     out = combine(address(queries, memory, addressing), memory)
