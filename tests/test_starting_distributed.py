@@ -44,6 +44,7 @@ def work(rank, folder):
     model = nn.parallel.DistributedDataParallel(model)
     model(torch.randn(2, 1, 4, 4)).sum().backward()
     torch.save((own, model.module[1].memory.detach()), f"{folder}/{rank}.pt")
+    torch.distributed.barrier()  # a process that ends before the other can take it along
     torch.distributed.destroy_process_group()
 
 if __name__ == "__main__":
