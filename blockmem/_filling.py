@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from blockmem._operator import is_dtensor
 from blockmem.division import divide
 
 # Of blocks that are compared with those taken so far, in one go
@@ -80,7 +81,7 @@ def repeated(rows: Tensor) -> Tensor:
 
 def check_memory(memory: Tensor) -> None:
     """Raise ValueError for a memory whose rows cannot be written here."""
-    if hasattr(memory, "device_mesh"):
+    if is_dtensor(memory):
         raise ValueError(
             "memory is a DTensor, of which every process holds a part: fill it before fully_shard "
             "or distribute_module shards the model, with the same maps on every process"
@@ -102,7 +103,7 @@ def _check_map(x: Tensor) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x is {kind}: expected a map (B, C, *S) of floating-point numbers")
-    if hasattr(x, "device_mesh") or x.is_meta:
+    if is_dtensor(x) or x.is_meta:
         raise ValueError(
             "x is a DTensor or on the meta device: expected a map whose numbers are all here"
         )

@@ -132,10 +132,7 @@ class _BlockwiseMemory(torch.autograd.Function):
 def _forward(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
     if _unobserved(x, memory):
         return _compute(x, memory, settings, save)
-    operator = FORWARD.annealed if isinstance(settings.temperature, Tensor) else FORWARD.default
-    with torch._C._AutoDispatchBelowAutograd():
-        found: Pair = operator(x, memory, *settings, save)
-    return found
+    return _below_autograd(FORWARD, (x, memory), settings, save)
 
 
 def _backward(
@@ -148,9 +145,15 @@ def _backward(
 ) -> Pair:
     if _unobserved(grad, x, memory, saved):
         return _compute_backward(grad, x, memory, saved, settings, needs)
-    operator = BACKWARD.annealed if isinstance(settings.temperature, Tensor) else BACKWARD.default
+    return _below_autograd(BACKWARD, (grad, x, memory, saved), settings, *needs)
+
+
+def _below_autograd(
+    operator: Any, tensors: Sequence[Tensor], settings: Settings, *flags: bool
+) -> Pair:
+    overload = operator.annealed if isinstance(settings.temperature, Tensor) else operator.default
     with torch._C._AutoDispatchBelowAutograd():
-        found: Pair = operator(grad, x, memory, saved, *settings, *needs)
+        found: Pair = overload(*tensors, *settings, *flags)
     return found
 
 
@@ -201,12 +204,13 @@ def _sees_through(*tensors: Tensor) -> bool:
         # Not asked of torch.autograd.forward_ad, which knows no level that a graph enters
         if torch._VF._unpack_dual(tensor, level=0)[1] is not None:
             return True
-        if type(tensor) not in PLAIN and _is_dtensor(tensor):
+        if type(tensor) not in PLAIN and is_dtensor(tensor):
             return True
     return False
 
 
-def _is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether every process holds a part of the tensor."""
     distributed = sys.modules.get("torch.distributed.tensor")  # costs seconds to import
     return distributed is not None and isinstance(tensor, distributed.DTensor)
 

@@ -83,9 +83,16 @@ def reference(
     x: Tensor, memory: Tensor, block_shape: Sequence[int], addressing: Addressing
 ) -> Tensor:
     """Compute the layer as it is defined: divide, address, combine, assemble."""
+    return reference_read(x, memory, block_shape, addressing)[0]
+
+
+def reference_read(
+    x: Tensor, memory: Tensor, block_shape: Sequence[int], addressing: Addressing
+) -> tuple[Tensor, Tensor]:
+    """Compute the map of `reference`, and the weights `(B, Q, N)` it is read with."""
     with no_autocast(x.device.type):
         weights = address(divide(x, block_shape), memory, addressing)
-        return assemble(combine(weights, memory), block_shape, x.shape)
+        return assemble(combine(weights, memory), block_shape, x.shape), weights
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from blockmem._dtypes import DTYPES, autocast, no_autocast
 from blockmem._operator import Settings, call
-from blockmem.addressing import SIMILARITIES, Addressing, address, combine, reference
+from blockmem.addressing import SIMILARITIES, Addressing, address, reference, reference_read
 from blockmem.backends.choice import BACKENDS
-from blockmem.division import assemble, check_block_shape, check_fits, divide
+from blockmem.division import check_block_shape, check_fits, divide
 
 
 def blockwise_memory(
@@ -78,10 +78,7 @@ def blockwise_read(
 
     Both are differentiable. All weights are held.
     """
-    x, memory, block_shape = _check_tensors(x, memory, block_shape)
-    with no_autocast(x.device.type):
-        weights = address(divide(x, block_shape), memory, addressing)
-        return assemble(combine(weights, memory), block_shape, x.shape), weights
+    return reference_read(*_check_tensors(x, memory, block_shape), addressing)
 
 
 def blockwise_address(

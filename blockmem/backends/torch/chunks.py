@@ -68,7 +68,7 @@ def forward(
         weights = torch.softmax(logits, dim=1)
         del logits  # before the answers are made
         answers = matmul(_shrink_(weights, addressing), values)
-        _put(answers, target[index] if index else target)
+        _put(answers, target, index)
         del weights, answers  # before the next are made
     return out, values.new_empty(count) if saved is None else saved
 
@@ -120,7 +120,7 @@ def backward(
             if inverse is not None:
                 grad_queries.addcmul_(queries, along.sum(dim=1, keepdim=True), value=-1)
                 grad_queries.mul_(inverse_queries)
-            _put(grad_queries, target[index] if index else target)
+            _put(grad_queries, target, index)
             del grad_queries
         del both, along  # before the next are made
     if grad_memory is None:
@@ -208,7 +208,8 @@ def _times(device: torch.device) -> int:
     return max(1, int(total) // (SHARE * 4 * common.CHUNK_WEIGHTS))
 
 
-def _put(rows: Tensor, target: Tensor) -> None:
+def _put(rows: Tensor, grid: Tensor, index: Index) -> None:
+    target = grid[index] if index else grid
     target.copy_(rows.view(target.shape))
 
 

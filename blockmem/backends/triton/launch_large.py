@@ -12,7 +12,7 @@ from blockmem.addressing import Addressing
 from blockmem.backends.common import logits_are_saved
 from blockmem.backends.triton import large, launch_items
 from blockmem.backends.triton.launch_items import Order
-from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape
+from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape, numbers
 from blockmem.backends.triton.maps import Positions
 from blockmem.division import chunks, grid_shape, grid_views
 
@@ -189,17 +189,17 @@ def forward(
     items, item_inverses = _items(plan, memory)
     if not saved.numel():
         saved = x.new_empty(plan.blocks, dtype=torch.float32)
-    kept, inverses = _split(plan, saved)
-    numbers = _numbers(addressing, memory)
+    saved_products, inverses = _split(plan, saved)
+    varying = numbers(addressing, memory.shape[0])
     size = memory.shape[1]
     for chunk in plan.chunks:
         rows = _rows(chunk, x, items)
-        products = kept[chunk.rows] if kept is not None else None
+        products = saved_products[chunk.rows] if saved_products is not None else None
         products = multiply(rows, items.T, torch.float32, products)
         weights = items.new_empty(products.shape)
         chunk.table(
             products=products, rows=rows, inverses=inverses[chunk.rows],
-            item_inverses=item_inverses, weights=weights, **numbers,
+            item_inverses=item_inverses, weights=weights, **varying,
         )  # fmt: skip
         there = _narrow(out, chunk.box)
         if chunk.scatter is None:
@@ -218,8 +218,8 @@ def backward(
     like = x if grad_x is None else grad_x
     plan = plan_for(Call.of(memory, block_shape, addressing, x, like, grad), True)
     items, item_inverses = _items(plan, memory)
-    kept, inverses = _split(plan, saved)
-    numbers = _numbers(addressing, memory)
+    saved_products, inverses = _split(plan, saved)
+    varying = numbers(addressing, memory.shape[0])
     size = memory.shape[1]
     along = x.new_empty((plan.chunks[-1].programs.stop, plan.width), dtype=torch.float32)
     total: Tensor | None = None
@@ -229,8 +229,8 @@ def backward(
         there = _narrow(grad, chunk.box)
         for gather, one, rows in zip(chunk.gathers, (here, there), pair, strict=True):
             gather(x=one, rows=rows)
-        if kept is not None:
-            products = kept[chunk.rows]
+        if saved_products is not None:
+            products = saved_products[chunk.rows]
             grad_products = multiply(pair[1], items.T, torch.float32)
         else:
             both = multiply(pair.view(-1, size), items.T, torch.float32)
@@ -240,7 +240,7 @@ def backward(
         chunk.table(
             products=products, grad_products=grad_products, inverses=inverses[chunk.rows],
             item_inverses=item_inverses, factors=tables[0], weights=tables[1],
-            row_along=row_along, item_along=along[chunk.programs], **numbers,
+            row_along=row_along, item_along=along[chunk.programs], **varying,
         )  # fmt: skip
         if grad_memory is not None:
             dtype = plan.operand if len(plan.chunks) == 1 else torch.float32
@@ -291,10 +291,3 @@ def _split(plan: Plan, saved: Tensor) -> tuple[Tensor | None, Tensor]:
         return None, saved
     # Products first, to be as aligned as what is saved
     return saved[: -plan.blocks].view(plan.blocks, plan.width), saved[-plan.blocks :]
-
-
-def _numbers(addressing: Addressing, memory: Tensor) -> dict[str, float]:
-    return {
-        "temperature": float(addressing.temperature),
-        "cutoff": addressing.cutoff(memory.shape[0]),
-    }

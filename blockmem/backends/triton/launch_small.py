@@ -11,7 +11,7 @@ from torch import Tensor
 from blockmem.addressing import Addressing
 from blockmem.backends.triton import launch_items, small, tiles
 from blockmem.backends.triton.launch_items import Order
-from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape
+from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape, numbers
 from blockmem.backends.triton.maps import Blocks
 
 INTERPRETED = not isinstance(small.read_kernel, triton.JITFunction)
@@ -122,7 +122,7 @@ def forward(
     plan.read(
         x=x, out=out, items=items, item_inverses=inverses,
         totals=saved if saved.numel() else x.new_empty(plan.blocks, dtype=torch.float32),
-        temperature=float(addressing.temperature), cutoff=addressing.cutoff(memory.shape[0]),
+        **numbers(addressing, memory.shape[0]),
     )  # fmt: skip
 
 
@@ -138,8 +138,7 @@ def backward(
     common: dict[str, Any] = {
         "x": x, "grad": grad, "items": items, "item_inverses": inverses,
         "totals": totals, "deltas": rows[0], "norms": rows[1], "inverses": rows[2],
-        "temperature": float(addressing.temperature),
-        "cutoff": addressing.cutoff(memory.shape[0]),
+        **numbers(addressing, memory.shape[0]),
     }  # fmt: skip
     plan.grad_queries(out=out, **common)
     if grad_memory is None:

@@ -48,6 +48,11 @@ class Call(NamedTuple):
         return torch.empty_strided(self.shape, self.strides[which], device="meta")
 
 
+def numbers(addressing: Addressing, items: int) -> dict[str, float]:
+    """The arguments of kernels that change from call to call, tensors aside."""
+    return {"temperature": float(addressing.temperature), "cutoff": addressing.cutoff(items)}
+
+
 class Launcher:
     """A kernel with its grid and all arguments that stay the same.
 
