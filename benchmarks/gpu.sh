@@ -7,6 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 out=${1:-benchmarks/results}
 end=$((SECONDS + 60 * ${2:-20}))
 mkdir -p "$out"
+export PYTHONPATH=$PWD:$PWD/examples # where nothing is installed
 
 python -c 'import torch; print(torch.__version__, torch.cuda.get_device_name())' || exit 1
 python -m pytest -m "gpu and not slow" -v -p no:cacheprovider tests 2>&1 | tee "$out/gpu-tests.txt"

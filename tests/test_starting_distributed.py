@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ from filled import autoencoder
 from torch import nn
 
 from blockmem import fill_memories
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_distributed_data_parallel_comes_after(tmp_path):
@@ -56,7 +53,7 @@ if __name__ == "__main__":
 def test_all_processes_train_the_items_of_the_first(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, check=True)
     (first, together), (second, also_together) = (
         torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)

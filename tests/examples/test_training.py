@@ -1,6 +1,7 @@
 """Training: one step against plain PyTorch, whole runs, bad ends, two processes."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -280,10 +281,9 @@ def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     values = {"tests": str(Path(__file__).parent), "out": str(tmp_path)}
     choices = {"precision": precision, "memory_init": "blocks"}
     script.write_text(TWO_PROCESSES.format(choices=choices, **values))
-    root = Path(__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
-        env={"PYTHONPATH": f"{root}:{root / 'examples'}", "OMP_NUM_THREADS": "1", "PATH": ""},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
