@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from conftest import gradients
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory
 from blockmem.addressing import Addressing, address, combine, reference
 from blockmem.functional import blockwise_address
+from tests.helpers.layers import gradients
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 dtypes = pytest.mark.parametrize("dtype", DTYPES)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from filled import items_are_blocks, no_two_equal, seeded, with_value
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from blockmem import BlockwiseMemory, divide, fill_memories, usage
+from tests.helpers.filled import items_are_blocks, no_two_equal, seeded, with_value
 
 BLOCK = (2, 2)
 

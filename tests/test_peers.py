@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_docs import PAGES, run
 from torch import Tensor
 
 import blockmem
+from tests.test_docs import PAGES, run
 
 Answer = tuple[Tensor, Tensor]  # a map, and the weights (rows, N)
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from filled import autoencoder, items_are_blocks, no_two_equal, seeded, with_value
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from blockmem import BlockwiseMemory, fill_memories
+from tests.helpers.filled import autoencoder, items_are_blocks, no_two_equal, seeded, with_value
 
 
 def maps_seen(model: nn.Module, *inputs: Tensor) -> dict[str, list[Tensor]]:

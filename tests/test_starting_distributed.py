@@ -6,10 +6,10 @@ import sys
 
 import pytest
 import torch
-from filled import autoencoder
 from torch import nn
 
 from blockmem import fill_memories
+from tests.helpers.filled import autoencoder
 
 
 def test_distributed_data_parallel_comes_after(tmp_path):

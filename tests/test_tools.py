@@ -17,9 +17,9 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
-from transforms import tool
 
 from blockmem import BlockwiseMemory, blockwise_memory, entropy
+from tests.transforms import tool
 
 HERE = Path(__file__).parent
 quiet = pytest.mark.filterwarnings(  # all of torch's own parts
@@ -297,7 +297,7 @@ def test_memories_that_are_computed():
 @tool("DTensor, map or memory sharded or replicated", "right; the formula")
 @pytest.mark.skipif(OLD, reason="fully_shard of torch 2.6 needs a GPU")
 def test_two_processes(tmp_path):
-    command = [sys.executable, "-W", "ignore", str(HERE / "distributed.py")]
+    command = [sys.executable, "-W", "ignore", str(HERE / "helpers" / "distributed.py")]
     processes = [
         subprocess.Popen(
             [*command, str(rank), str(tmp_path / "store")],

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transforms import PAGE, ROWS, formula, inputs, layer, page
 
 from blockmem.backends.torch import chunks
+from tests.transforms import PAGE, ROWS, formula, inputs, layer, page
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 PINNED = torch.__version__.startswith("2.13")  # what the page was written for

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from conftest import INTERPRETED, clear_threshold, places, reference_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from blockmem import blockwise_memory, divide
 from blockmem.addressing import Addressing, address, combine
+from tests.helpers.layers import INTERPRETED, clear_threshold, places, reference_gradients
 
 # Relative to the largest entry: rounding of inputs and results in the dtype, sums in float32.
 TOLERANCE = {

@@ -3,7 +3,6 @@ saved for the backward is no more than the map."""
 
 import pytest
 import torch
-from conftest import gradients
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -12,6 +11,7 @@ from blockmem.addressing import Addressing
 from blockmem.backends import common
 from blockmem.backends.torch import chunks
 from blockmem.division import grid_views
+from tests.helpers.layers import gradients
 
 
 class Largest(TorchDispatchMode):

@@ -9,7 +9,6 @@ import math
 import pytest
 import torch
 from einops.layers.torch import Rearrange
-from filled import items_are_blocks
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -26,6 +25,7 @@ from foreign_models import (
     started,
     train,
 )
+from tests.helpers.filled import items_are_blocks
 
 pytestmark = pytest.mark.slow
 KL, MAE = "diffusers-autoencoder-kl", "transformers-vit-mae"

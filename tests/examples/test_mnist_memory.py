@@ -4,10 +4,10 @@ import math
 from pathlib import Path
 
 import pytest
-from labelled_files import write_mnist
 
 import mnist_memory
 from mnist_memory import Row
+from tests.helpers.labelled_files import write_mnist
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from compile_only import FAMILIES, SHARED_MEMORY, TARGETS, Compiled, compiling
 
 from blockmem.addressing import Addressing
 from blockmem.backends.triton import launch
 from blockmem.backends.triton.tiles import TILES, Tile, largest_small
+from tests.helpers.compile_only import FAMILIES, SHARED_MEMORY, TARGETS, Compiled, compiling
 
 MULTIPLYING = ("read_kernel", "grad_queries_kernel", "grad_items_kernel")
 KERNELS = {  # names in the order in which they are launched

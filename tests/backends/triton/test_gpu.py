@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import clear_threshold, reference_gradients
 
 from blockmem import blockwise_memory
 from blockmem.addressing import Addressing, reference
+from tests.helpers.layers import clear_threshold, reference_gradients
 
 pytestmark = [
     pytest.mark.gpu,

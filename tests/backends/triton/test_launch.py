@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from conftest import INTERPRETED, clear_threshold, reference_gradients
 from torch.testing import assert_close
 
 from blockmem.addressing import Addressing
+from tests.helpers.layers import INTERPRETED, clear_threshold, reference_gradients
 
 GPU = torch.cuda.is_available()
 pytestmark = pytest.mark.skipif(

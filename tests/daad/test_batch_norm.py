@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from training_runs import FakePictures, assert_same, config
 
 from daad.batch_norm import recompute_statistics
 from daad.checkpoint import CHECKPOINT, load_checkpoint, load_models
 from daad.model import Discriminator, Generator
 from daad.training import train
+from tests.helpers.training_runs import FakePictures, assert_same, config
 
 CPU = torch.device("cpu")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from torch import Tensor
-from training_runs import FakePictures, assert_same, config, read_history
 
 from daad.checkpoint import CHECKPOINT, load_checkpoint
 from daad.errors import OutOfTime, UserError
 from daad.training import Trainer, train
+from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
 
 def test_the_learning_rate_falls_by_a_cosine_over_all_steps(

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_files import write_cifar10, write_mnist
-from scripts import Done, call, table
-from video_clips import make_video
 
 import reproduce
 from daad import report
@@ -22,6 +19,9 @@ from paper.collection import Collection
 from paper.jobs import Job, Subject, subject_name
 from paper.settings import SCALES
 from paper.tables import TABLES, Table
+from tests.helpers.labelled_files import write_cifar10, write_mnist
+from tests.helpers.scripts import Done, call, table
+from tests.helpers.video_clips import make_video
 
 # In place of `small`, a fraction of a second a run. Four levels end in a map of 2x2: of Table 4, r 4
 # and r 16 do not fit it, and r 8, which is DAAD as the scale has it, is 2,2,1.

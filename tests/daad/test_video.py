@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from video_clips import make_clip, make_masks, make_video, save_frame
 
 from daad.data import PictureFiles
 from daad.errors import UserError
 from daad.frame_labels import load_labels
 from daad.video import TESTING, TRAINING, all_frames, excerpts, list_clips, load_video
+from tests.helpers.video_clips import make_clip, make_masks, make_video, save_frame
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LENGTHS = {"01": 3, "02": 2}

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_runs import FakePictures, assert_same, config, read_history
 
 from daad import training
 from daad.checkpoint import (
@@ -19,6 +18,7 @@ from daad.config import Config
 from daad.errors import UserError
 from daad.model import Discriminator, Generator
 from daad.training import train
+from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
 
 @pytest.fixture(scope="module")

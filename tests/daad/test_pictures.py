@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from picture_files import one_line, save, save_noise
 from PIL import Image
 
 from daad import data
 from daad.data import PictureFiles
 from daad.errors import UserError
+from tests.helpers.picture_files import one_line, save, save_noise
 
 
 def pixel(path: Path) -> list[int]:

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_records import PAPER_PICTURE, PICTURE, VIDEO, made
-from paper_data import section
 from PIL import Image
 
 from daad.errors import UserError
@@ -15,6 +13,8 @@ from paper import publish
 from paper.drawings import CURVES, curve_values
 from paper.publish import assets_of, gather, write_page
 from paper.records import Record, read_results, write_results
+from tests.helpers.made_records import PAPER_PICTURE, PICTURE, VIDEO, made
+from tests.helpers.paper_data import section
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import Halve, MeanFeature, TensorPictures
 from torch import Tensor, nn
 
 from daad.config import Config
@@ -22,6 +21,7 @@ from daad.scoring import (
     score_pictures,
     to_unit_interval,
 )
+from tests.helpers.stand_ins import Halve, MeanFeature, TensorPictures
 
 CPU = torch.device("cpu")
 

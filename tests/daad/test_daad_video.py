@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scripts import Done, area, call, refused, table
-from video_clips import make_masks, make_video
 
 import daad_video
 from daad.checkpoint import load_models
 from daad.config import Config
 from daad.video_runs import resolve
+from tests.helpers.scripts import Done, area, call, refused, table
+from tests.helpers.video_clips import make_masks, make_video
 
 TINY = [
     *("--image-size", "32", "--width", "4", "--division", "2,2,1", "--num-items", "4"),

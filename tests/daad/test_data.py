@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from picture_files import make_category, one_line, save, save_noise
 from PIL import Image, ImageFile
 
 from daad.data import (
@@ -18,6 +17,7 @@ from daad.data import (
     load_category,
     load_masks,
 )
+from tests.helpers.picture_files import make_category, one_line, save, save_noise
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

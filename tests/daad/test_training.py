@@ -13,7 +13,6 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn import functional
-from training_runs import FakePictures, assert_same, config, read_history
 
 from daad import training
 from daad.checkpoint import CHECKPOINT, load_checkpoint, load_models
@@ -21,6 +20,7 @@ from daad.devices import start_fabric
 from daad.errors import UserError
 from daad.model import Discriminator, Generator
 from daad.training import Trainer, train
+from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,7 @@ TWO_PROCESSES = """
 import sys
 from pathlib import Path
 import torch
-sys.path[:0] = [{tests!r}]
-from training_runs import FakePictures, config
+from tests.helpers.training_runs import FakePictures, config
 from daad import training
 
 def keep(self, **choices):
@@ -278,12 +277,12 @@ print("after training")
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     script = tmp_path / "two.py"
-    values = {"tests": str(Path(__file__).parent), "out": str(tmp_path)}
+    values = {"out": str(tmp_path)}
     choices = {"precision": precision, "memory_init": "blocks"}
     script.write_text(TWO_PROCESSES.format(choices=choices, **values))
     done = subprocess.run(
         [sys.executable, "-W", "error", str(script)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
         capture_output=True,
         text=True,
         timeout=300,

@@ -9,12 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from made_records import made
 from matplotlib.figure import Figure
-from paper_data import TINY
-from picture_files import make_category
 from PIL import Image
-from video_clips import make_video
 
 from daad.checkpoint import CHECKPOINT, save_checkpoint
 from daad.data import Category, load_category
@@ -29,6 +25,10 @@ from paper.jobs import Subject
 from paper.records import Record, collect, run_folder
 from paper.settings import SCALES, Setting
 from paper.tables import DAAD, DAAD_PLUS, TABLES, rows_that_fit
+from tests.helpers.made_records import made
+from tests.helpers.paper_data import TINY
+from tests.helpers.picture_files import make_category
+from tests.helpers.video_clips import make_video
 
 Subjects = dict[str, Subject]
 # The label of its axis, ours, and the paper's.

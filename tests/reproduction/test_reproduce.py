@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_data import (
+
+from daad.config import Config
+from tests.helpers.paper_data import (
     NETWORKS,
     OF_DIGITS,
     OF_VIDEO,
@@ -23,9 +25,7 @@ from paper_data import (
     section,
     without_time,
 )
-from scripts import area, refused, table
-
-from daad.config import Config
+from tests.helpers.scripts import area, refused, table
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,18 +9,6 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
-from paper_data import (
-    TINY,
-    body,
-    make_collection,
-    make_tiny,
-    page_of,
-    results,
-    section,
-    without_time,
-)
-from scripts import Done, call
-from training_runs import assert_same, break_off
 
 import reproduce
 from daad.checkpoint import CHECKPOINT, OF_TRAINING, load_checkpoint
@@ -30,6 +18,18 @@ from paper import jobs
 from paper.jobs import alone_at
 from paper.settings import SCALES
 from paper.tables import TABLES
+from tests.helpers.paper_data import (
+    TINY,
+    body,
+    make_collection,
+    make_tiny,
+    page_of,
+    results,
+    section,
+    without_time,
+)
+from tests.helpers.scripts import Done, call
+from tests.helpers.training_runs import assert_same, break_off
 
 PED2 = "Table 6, UCSD Ped2"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled_files import idx, labels_of, python_2_batch, write_cifar10, write_mnist
 
 from daad.errors import UserError
 from daad.labelled import CIFAR10_CLASSES, load_labelled
+from tests.helpers.labelled_files import idx, labels_of, python_2_batch, write_cifar10, write_mnist
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

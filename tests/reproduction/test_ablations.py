@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripts import Done, area, call, refused, table
-from training_runs import break_off
 
 import daad_ablations
 from daad.config import Config
@@ -18,6 +16,8 @@ from daad.training import Trainer
 from paper import jobs
 from paper.settings import SCALES
 from paper.tables import ABLATIONS, DAAD, memory_parameters, training_bytes
+from tests.helpers.scripts import Done, area, call, refused, table
+from tests.helpers.training_runs import break_off
 
 # In place of `small`: a second a run. r 4, 8 and 16 do not fit the last level's 2x2.
 TINY = {

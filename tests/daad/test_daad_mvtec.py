@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from scripts import call, refused, table
 
 import daad_mvtec
 from daad.config import Config
 from daad.runs import finished
 from daad.synthetic import make_dataset
+from tests.helpers.scripts import call, refused, table
 
 # Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
 TINY = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from stand_ins import Halve, MeanFeature, TensorPictures
 from torch import nn
 
 from daad.config import Config
 from daad.frame_scores import HIGHEST_PSNR, combine, frame_auroc, psnr, scaled, score_frames
+from tests.helpers.stand_ins import Halve, MeanFeature, TensorPictures
 
 CPU = torch.device("cpu")
 

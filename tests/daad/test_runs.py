@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from training_runs import config
 
 from daad import runs
 from daad.checkpoint import CHECKPOINT, save_checkpoint
 from daad.runs import Hardware, write_settings
+from tests.helpers.training_runs import config
 
 
 def note(

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from stand_ins import TensorPictures
 
 from daad.light import EvenLight, brightness, mean_brightness
+from tests.helpers.stand_ins import TensorPictures
 
 
 def test_brightness_is_the_mean_of_all_values() -> None:

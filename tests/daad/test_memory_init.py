@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_runs import FakePictures, assert_same, config
 
 from blockmem import divide
 from daad.checkpoint import CHECKPOINT, load_checkpoint
 from daad.devices import start_fabric
 from daad.model import Generator
 from daad.training import Trainer, train
+from tests.helpers.training_runs import FakePictures, assert_same, config
 
 
 def filled(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stand_ins import TensorPictures
 
 from daad.config import Config
 from daad.data import Sample
 from daad.plotting import DPI
 from daad.report import MAX_ROWS, Findings, draw_figures, pick_rows, write_report
 from daad.scoring import Raw
+from tests.helpers.stand_ins import TensorPictures
 
 METRICS: dict[str, Any] = {
     "variant": "daad+",

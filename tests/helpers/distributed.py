@@ -1,4 +1,4 @@
-"""What two processes do in test_tools: `python tests/distributed.py RANK FILE`, and `ok` if right."""
+"""What two processes do in test_tools: `python tests/helpers/distributed.py RANK FILE`, and `ok` if right."""
 
 import sys
 

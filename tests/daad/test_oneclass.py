@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from labelled_files import write_cifar10, write_mnist
-from scripts import call, refused, table
-from training_runs import break_off
 
 import daad_oneclass
 from daad.config import Config
@@ -20,6 +17,9 @@ from daad.errors import UserError
 from daad.labelled import load_labelled
 from daad.oneclass import one_class, parse_classes, to_square
 from daad.runs import finished
+from tests.helpers.labelled_files import write_cifar10, write_mnist
+from tests.helpers.scripts import call, refused, table
+from tests.helpers.training_runs import break_off
 
 TINY = "--width 2 --batch-size 4 --lr 1e-3 --device cpu"
 

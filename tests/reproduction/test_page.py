@@ -3,11 +3,11 @@
 import dataclasses
 
 import pytest
-from made_records import DIGITS, NO_MEMORY, PAPER_PICTURE, PICTURE, VIDEO, made
-from paper_data import body, section, tables
 
 from paper.page import SECTIONS, page
 from paper.records import Record
+from tests.helpers.made_records import DIGITS, NO_MEMORY, PAPER_PICTURE, PICTURE, VIDEO, made
+from tests.helpers.paper_data import body, section, tables
 
 # What DAAD+ has at the paper's scale.
 PAPER = {

@@ -5,7 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from paper_data import (
+
+import reproduce
+from daad.model import Discriminator, Generator
+from paper import jobs
+from paper.tables import DAAD, DAAD_PLUS
+from tests.helpers.paper_data import (
     NETWORKS,
     OF_DIGITS,
     OF_VIDEO,
@@ -19,12 +24,7 @@ from paper_data import (
     script,
     section,
 )
-from scripts import call, refused
-
-import reproduce
-from daad.model import Discriminator, Generator
-from paper import jobs
-from paper.tables import DAAD, DAAD_PLUS
+from tests.helpers.scripts import call, refused
 
 
 @pytest.fixture(scope="module", autouse=True)
