@@ -76,4 +76,4 @@ def test_compiled(run, row):
 
 def test_the_page_has_the_table():
     text = PAGE.read_text(encoding="utf-8")
-    assert text == page(text), "run python tests/transforms.py"
+    assert text == page(text), "run python -m tests.transforms"

@@ -2,7 +2,7 @@
 
 A row takes a function of a map and a memory, and returns what the transform makes of it. The tests
 run each on the layer and on the formula, written here in plain PyTorch, both eager and compiled.
-docs/transforms.md has the same table: `python tests/transforms.py` writes it anew.
+docs/transforms.md has the same table: `python -m tests.transforms` writes it anew.
 """
 
 from collections.abc import Callable
@@ -266,7 +266,7 @@ def table() -> str:
 
 def tools() -> str:
     """What test_tools tries, in Markdown."""
-    import test_tools  # noqa: F401  # which fills the list
+    from tests import test_tools  # noqa: F401  # which fills the list
 
     return "\n".join(["| tool | outcome |", "|---|---|", *(f"| {n} | {o} |" for n, o in TOOLS)])
 
@@ -281,6 +281,6 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    from transforms import page as written  # in the module that test_tools knows
+    from tests.transforms import page as written  # in the module that test_tools knows
 
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
