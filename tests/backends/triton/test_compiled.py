@@ -68,13 +68,17 @@ def dtype_of(precision):
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-# The H200's family in every run, the others where there are minutes
-MARKS = {"sm_90": []}
+# In every run: both ways to compute a memory, for the H200's family
+FEW_CASES = [("sm_90", "bf16", (64, 1, 1), True), ("sm_90", "bf16", (64, 16, 16), False)]
+
+
+def marked(*case):
+    return pytest.param(*case, marks=() if case in FEW_CASES else pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("target", "precision", "block", "channels_last"),
-    [pytest.param(*case, marks=MARKS.get(case[0], pytest.mark.slow)) for case in cases()],
+    [marked(*case) for case in cases()],
     ids=name,
 )
 def test_every_entry_of_the_table(target, precision, block, channels_last):
@@ -91,6 +95,7 @@ def test_every_entry_of_the_table(target, precision, block, channels_last):
             assert kernel.count(MULTIPLIES.get(target, "HMMA")) > 0, kernel.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_long_rows_spill_nothing(renormalize):
     found = compiled("sm_90", "bf16", (64, 4, 4), True, renormalize, items=2**13)
@@ -98,12 +103,19 @@ def test_long_rows_spill_nothing(renormalize):
     assert spills == dict.fromkeys(spills, 0)
 
 
-@pytest.mark.parametrize("precision", ["bf16", "tf32", "tf32x3"])
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("block", [(64, 1, 1), (64, 16, 16)], ids=name)
-def test_loads_and_stores_are_16_bytes_wide(block, channels_last, precision):
+@pytest.mark.parametrize(
+    ("target", "precision", "block", "channels_last"),
+    [
+        marked("sm_90", precision, block, channels_last)
+        for precision in ("bf16", "tf32", "tf32x3")
+        for block in ((64, 1, 1), (64, 16, 16))
+        for channels_last in (False, True)
+    ],
+    ids=name,
+)
+def test_loads_and_stores_are_16_bytes_wide(target, precision, block, channels_last):
     """What is left are vectors, one number a row or column, and the transposed side of a copy."""
-    for kernel in compiled("sm_90", precision, block, channels_last):
+    for kernel in compiled(target, precision, block, channels_last):
         loads, stores = kernel.widths("LDG(?:STS)?"), kernel.widths("STG")
         assert loads.count(16) >= 2, kernel.name
         assert len(loads) - loads.count(16) <= 24, kernel.name
@@ -115,6 +127,7 @@ def test_a_copy_is_16_bytes_wide_on_both_sides_where_runs_are_short():
     assert set(gather.widths("LDG")) == set(gather.widths("STG")) == {16}
 
 
+@pytest.mark.slow
 def test_a_broken_entry_would_be_seen(monkeypatch):
     """Too large a tile spills; and the interpreter of the machine code sees it."""
     monkeypatch.setitem(TILES["sm_90"]["read"]["tf32x3"], 64, Tile(128, 128, 0, 4, 1))

@@ -54,8 +54,7 @@ CHUNKS = {  # of 300 blocks: along the batch, along one axis of space, and of ea
 }
 
 
-@pytest.mark.parametrize("renormalize", [False, True])
-@pytest.mark.parametrize("least", [30, 210])
+@pytest.mark.parametrize(("least", "renormalize"), [(30, True), (210, False)])
 @pytest.mark.parametrize("case", CHUNKS)
 def test_large_blocks_in_chunks(case, least, renormalize, monkeypatch):
     """Each adds to the gradient of the items."""
