@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import blockmem
-from tests.test_docs import PAGES, run
+from tests.helpers.pages import PAGES, run
 
 Answer = tuple[Tensor, Tensor]  # a map, and the weights (rows, N)
 
