@@ -62,7 +62,7 @@ def test_one_graph(dynamic):
 
 
 @quiet
-@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize("mode", [None, pytest.param("reduce-overhead", marks=pytest.mark.slow)])
 def test_inductor(mode):
     layer = BlockwiseMemory(20, (4, 2, 2))
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
@@ -73,7 +73,9 @@ def test_inductor(mode):
 @tool("a `temperature` or `threshold` that changes, compiled", "right, two graphs for all values")
 @quiet
 @pytest.mark.parametrize("name", ["temperature", "threshold"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize(
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
 def test_annealing_is_two_graphs(backend, name):
     layer, x = BlockwiseMemory(20, (4, 2, 2), threshold=0.02), torch.randn(2, 4, 8, 8)
     counter = CompileCounterWithBackend(backend)

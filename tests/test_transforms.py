@@ -8,6 +8,14 @@ from blockmem.backends.torch import chunks
 from tests.transforms import PAGE, ROWS, formula, inputs, layer, page
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+COMPILED = ("a call", "`backward`, `torch.autograd.grad`", "`torch.func.grad`")  # in every run
+compiled_rows = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=() if row.name in COMPILED else pytest.mark.slow)
+        for row in ROWS
+    ],
+)
 PINNED = torch.__version__.startswith("2.13")  # what the page was written for
 quiet = pytest.mark.filterwarnings(  # all of torch's own parts
     "ignore::DeprecationWarning",
@@ -52,7 +60,7 @@ def test_eager(row, monkeypatch):
 
 
 @quiet
-@rows
+@compiled_rows
 @pytest.mark.parametrize("run", [whole, around])
 def test_compiled(run, row):
     """Where PyTorch refuses the formula, it refuses the layer in the same way."""
