@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from daad.machine import available_memory, proc_value, processor_name
 
 Run = Callable[[], object]
 
@@ -31,6 +32,7 @@ class Device:
     """`cpu` or `cuda`, with all that measuring on it needs."""
 
     type: str
+    rate_seconds: float = 0.5  # spent on each rate of the roofline, after one run to warm up
 
     @property
     def torch(self) -> torch.device:
@@ -44,7 +46,7 @@ class Device:
     def name(self) -> str:
         if self.is_cuda:
             return torch.cuda.get_device_name()
-        return f"{_processor()}, {torch.get_num_threads()} threads"
+        return f"{processor_name()}, {torch.get_num_threads()} threads"
 
     @property
     def default_dtypes(self) -> tuple[str, ...]:
@@ -151,7 +153,7 @@ def memory_limit(device: Device) -> Iterator[None]:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = int(SHARE_OF_MEMORY * _available_bytes()) + _data_bytes()
+    limit = int(SHARE_OF_MEMORY * available_memory()) + _data_bytes()
     if hard != resource.RLIM_INFINITY:
         limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -161,28 +163,6 @@ def memory_limit(device: Device) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _available_bytes() -> int:
-    available = 1024 * int(_proc_value("/proc/meminfo", "MemAvailable").split()[0])
-    container = Path("/sys/fs/cgroup/memory.max")
-    limit = container.read_text(encoding="utf-8").strip() if container.exists() else ""
-    return min(available, int(limit)) if limit.isdigit() else available
-
-
 def _data_bytes() -> int:
     """What RLIMIT_DATA counts of this process already."""
-    return 1024 * int(_proc_value("/proc/self/status", "VmData").split()[0])
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, KeyError):
-            return _proc_value("/proc/cpuinfo", "model name")
-    return platform.processor() or platform.machine()
-
-
-def _proc_value(path: str, key: str) -> str:
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip() == key:
-            return value.strip()
-    raise KeyError(key)
+    return 1024 * int(proc_value("self/status", "VmData").split()[0])

@@ -8,8 +8,6 @@ from benchmarks.devices import TORCH_DTYPES, Device, Run
 from benchmarks.workloads import FORWARD, Part
 from blockmem.backends.torch.products import matmul
 
-RATE_SECONDS = 0.5  # spent on each rate, after one run to warm up
-
 
 @dataclass(frozen=True)
 class Rates:
@@ -39,7 +37,7 @@ def measure_rates(device: Device, dtype: str) -> Rates:
 def _fastest(device: Device, run: Run) -> float:
     seconds: list[float] = []
     device.seconds(run)
-    while sum(seconds) < RATE_SECONDS:
+    while not seconds or sum(seconds) < device.rate_seconds:
         seconds.append(device.seconds(run))
     return min(seconds)
 

@@ -24,7 +24,7 @@ from benchmarks.workloads import FORWARD, MODES, TRAINING, WORKLOADS, ModelWorkl
 from blockmem import blockwise_memory
 from blockmem.division import check_fits
 
-CPU = Device("cpu")
+CPU = Device("cpu", rate_seconds=0)  # one run each
 TINY = next(workload for workload in WORKLOADS if workload.name == "tiny")
 VOLUME = Workload("volume", (Part((2, 8, 2, 4, 4), (8, 1, 2, 2), 30),))
 SEVERAL = Workload("several", (Part((2, 16, 8, 8), (16, 2, 2), 20), Part((1, 8, 6), (8, 2), 7)))
@@ -236,7 +236,7 @@ def test_eager_on_the_whole_map_is_a_yardstick_too(
     """Its products may be less exact there than on the sample."""
     for name in ("eager", "blockmem-torch"):
         monkeypatch.setitem(PROVIDERS, name, Provider(name, lambda device: _scaled))
-    chosen = Selection([TINY], ["eager", "blockmem-torch"], ["float32"], [FORWARD], budget=0.01)
+    chosen = Selection([SEVERAL], ["eager", "blockmem-torch"], ["float32"], [FORWARD], budget=0.01)
     (outcomes,) = run_suite(chosen, CPU, Results(tmp_path / "results.csv", CPU))
     assert all(outcome.seconds for outcome in outcomes)
 
@@ -245,7 +245,7 @@ def test_a_case_that_does_not_fit_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is limited on Linux only")
     monkeypatch.setattr(layers, "SAMPLE", 8)
-    monkeypatch.setattr(devices, "_available_bytes", lambda: 2**30)
+    monkeypatch.setattr(devices, "available_memory", lambda: 2**30)
     large = Workload("large", (Part((1, 64, 256, 256), (64, 1, 1), 8192),))  # 2 GB of weights
     results = Results(tmp_path / "results.csv", CPU)
     ((outcome,),) = run_suite(selection("eager", workload=large), CPU, results)
