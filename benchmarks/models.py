@@ -33,7 +33,8 @@ class ModelCase:
         self.device = device
         self.dtype = TORCH_DTYPES[dtype]
         torch.manual_seed(0)
-        self.model = Generator(self.config).to(device.torch, memory_format=MEMORY_FORMAT)
+        self.model = Generator(self.config).to(device.torch)
+        self.model.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]  # torch has it
         size = workload.image_size
         x = 2 * torch.rand(self.images, 3, size, size, device=device.torch) - 1
         self.x = x.contiguous(memory_format=MEMORY_FORMAT)
@@ -109,6 +110,7 @@ class ModelCase:
         return out
 
     def _loss(self, out: Tensor, x: Tensor) -> Tensor:
+        assert self.config.distance is not None  # it is resolved
         return self.config.lambda_rec * reconstruction_loss(x, out, self.config.distance)
 
     def _model(self, layer: Layer, threshold: float | None) -> Generator:
@@ -116,7 +118,7 @@ class ModelCase:
         model = copy.deepcopy(self.model)
         for module in model.memories:
             assert isinstance(module, BlockwiseMemory)
-            module.forward = partial(_read, layer, module, threshold)  # type: ignore[method-assign]
+            module.forward = partial(_read, layer, module, threshold)  # type: ignore[method-assign]  # of a copy
         return model
 
 

@@ -131,9 +131,9 @@ class Measuring:
             outcome.refusal = reason(error)
             return outcome, None
         if provider.name == "eager":  # comes first
-            for kind, error in self.yardsticks[False].items():
+            for kind, allowed in self.yardsticks[False].items():
                 # Of a whole map, whose products other kernels may multiply, if they are less exact
-                self.yardsticks[False][kind] = max(error, outcome.errors[kind])
+                self.yardsticks[False][kind] = max(allowed, outcome.errors[kind])
         outcome.excess = excess(outcome.errors, self.yardsticks[provider.renormalize])
         outcome.refusal = refusal(outcome.excess, FACTOR if provider.ours else RIVAL_FACTOR)
         if outcome.refusal:

@@ -51,7 +51,7 @@ class Settings(NamedTuple):
 # graphs call it, where a number has changed (see `_annealed`).
 NUMBERS = {"": "Scalar", ".annealed": "Tensor"}
 
-library: Any = torch.library.Library("blockmem", "DEF")  # type: ignore[no-untyped-call]
+library: Any = torch.library.Library("blockmem", "DEF")
 for _overload, _type in NUMBERS.items():
     _settings = (
         f"SymInt[] block_shape, {_type} temperature, {_type}? threshold, bool renormalize, "

@@ -64,7 +64,7 @@ def _onednn_takes(a: Tensor, b: Tensor) -> bool:
 @cache
 def _has_onednn() -> bool:
     return (
-        bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        bool(torch.backends.mkldnn.is_available())
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
