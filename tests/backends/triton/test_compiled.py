@@ -69,11 +69,13 @@ def dtype_of(precision):
 
 
 # In every run: both ways to compute a memory, for the H200's family
-FEW_CASES = [("sm_90", "bf16", (64, 1, 1), True), ("sm_90", "bf16", (64, 16, 16), False)]
+EVERY_RUN = [("sm_90", "bf16", (64, 1, 1), True), ("sm_90", "bf16", (64, 16, 16), False)]
 
 
 def marked(*case):
-    return pytest.param(*case, marks=() if case in FEW_CASES else pytest.mark.slow)
+    """Mark what is not in every run: slow for the H200's family, and long for all others."""
+    mark = pytest.mark.slow if case[0] == "sm_90" else pytest.mark.long
+    return pytest.param(*case, marks=() if case in EVERY_RUN else mark)
 
 
 @pytest.mark.parametrize(
