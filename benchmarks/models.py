@@ -13,8 +13,7 @@ from benchmarks.providers import Layer, eager
 from benchmarks.workloads import FORWARD, ModelWorkload
 from blockmem import BlockwiseMemory
 from daad.config import Config
-from daad.losses import reconstruction_loss
-from daad.model import Generator
+from daad.network import Generator, reconstruction_loss
 
 MEMORY_FORMAT = torch.channels_last  # as DAAD's training and inference run
 

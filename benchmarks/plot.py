@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from benchmarks.findings import Findings
 from benchmarks.workloads import BASE, MODES, SWEEP, SWEEPS, TRAINING, sweep_name
-from daad.files import write_atomically
+from daad.io import write_atomically
 
 COLOURS = {
     "eager": "0.45",

@@ -8,7 +8,7 @@ from benchmarks.findings import OURS, Findings
 from benchmarks.plot import draw_ratios, draw_scaling
 from benchmarks.results import MACHINE, read_rows
 from benchmarks.workloads import MODES
-from daad.files import write_text
+from daad.io import write_text
 
 LOSS = " ▲"
 TIMES = "\N{MULTIPLICATION SIGN}"

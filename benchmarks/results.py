@@ -13,7 +13,7 @@ import torch
 from benchmarks.devices import TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
 from benchmarks.workloads import MODES, WORKLOADS
-from daad.files import write_csv
+from daad.io import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"

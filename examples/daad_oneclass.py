@@ -5,133 +5,79 @@ python examples/daad_oneclass.py train --root ROOT --dataset cifar10 --variant d
 python examples/daad_oneclass.py evaluate --run runs/mnist/daad/8
 """
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import fmean
+from typing import Annotated, Any, Literal
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import OmitArgPrefixes, arg
+from tyro.extras import SubcommandApp
 
-from daad.batches import FLIPS
-from daad.config import NETWORK, TRAINING, Config, items_at_paper_ratio, parse_division
-from daad.devices import pick_device
-from daad.errors import UserError
-from daad.evaluation import evaluate as evaluate_category
-from daad.labelled import LabelledSet, load_labelled
-from daad.oneclass import (
-    IMAGE_SIZE,
-    OWN_DIVISION,
-    OWN_FLIPS,
-    TABLE_2,
-    class_of_run,
-    collect,
-    mean_auroc,
-    one_class,
-    parse_classes,
-    write_results,
-)
-from daad.options import (
-    BatchNorm,
-    Device,
-    Gamma,
-    Moved,
-    Run,
-    Scaling,
-    auroc_text,
-    config_options,
-    given,
-    make_app,
-    run_app,
-)
-from daad.runs import Hardware, claim_folders, finished, require_resumable, run_category
+from daad import command
+from daad.classes import LabelledSet, load_labelled, one_class
+from daad.config import Config
+from daad.io import UserError, write_means
+from daad.machine import pick_device
+from daad.run import Hardware, claim_folders, finished, read_settings, require_resumable, run
+from daad.run import evaluate as evaluate_run
+from reproduction.tables import TABLE_2
 
-# 40 epochs of 5000 to 6000 pictures are about as many steps as the paper's 1000 of bottle's 209.
-DEFAULTS = {"epochs": 40, "checkpoint_every": 5}
+COLUMNS = ("class", "test_good", "test_anomalous", "epoch", "image_auroc")
+DEFAULTS = Config.of("mnist")  # those of cifar10 too
 
-app = make_app(__doc__, no_args_is_help=True)
+app = SubcommandApp()
 console = Console()
 
 
-@app.command()
-@config_options("image_size", "division", "num_items", "flips", defaults=DEFAULTS)
+@app.command
 def train(
-    config: Config,
-    root: Annotated[Path, typer.Option(help="Folder of the official files, or one above them.")],
-    dataset: Annotated[str, typer.Option(help="mnist or cifar10.")],
+    config: OmitArgPrefixes[Config] = DEFAULTS,
+    *,
+    root: Annotated[Path, arg(help="Folder of the official files, or one above them.")],
+    dataset: Annotated[Literal["mnist", "cifar10"], arg(help="Which data set.")],
     classes: Annotated[
-        str, typer.Option(help="The normal ones, each in turn: all, or such as 0,3 or cat,dog.")
+        str, arg(help="The normal ones, each in turn: all, or such as 0,3 or cat,dog.")
     ] = "all",
     out: Annotated[
-        Path | None,
-        typer.Option(help="A run folder for each class goes here; runs/DATASET/VARIANT."),
+        Path | None, arg(help="A run folder for each class goes here; runs/DATASET/VARIANT.")
     ] = None,
-    device: Device = "auto",
+    device: command.Device = "auto",
     resume: Annotated[
-        bool, typer.Option(help="Keep the classes finished in OUT, and go on with the others.")
+        bool, arg(help="Keep the classes finished in OUT, and go on with the others.")
     ] = False,
-    division: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=NETWORK,
-            help="Blocks along height, width, channels; 1,1,1, or pixel for MemAE.",
-        ),
-    ] = None,
-    num_items: Annotated[
-        int | None,
-        typer.Option(rich_help_panel=NETWORK, help="N; by the paper's D/N if not given."),
-    ] = None,
-    flips: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=TRAINING,
-            help=f"Mirror pictures at random: {', '.join(FLIPS)}; none for mnist, else both.",
-        ),
-    ] = None,
+    settings: command.Settings = None,
 ) -> None:
     """Train on one class of the train split, evaluate on the whole test split; class by class."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("one process trains all classes; to use several, give each its --classes")
     data = load_labelled(dataset, root)
-    config = _decide(config, data.name, division, num_items, flips)
+    config = config.resolve(dataset)
     names = parse_classes(classes, data.classes)
     out = out or Path("runs") / data.name / config.variant
     _train_classes(config, data, names, out, Hardware(device), resume=resume)
 
 
-@app.command()
+@app.command
 def evaluate(
-    run: Run,
-    root: Moved = None,
-    gamma: Gamma = None,
-    scaling: Scaling = None,
-    batch_norm: BatchNorm = None,
-    device: Device = "auto",
+    run: command.Run,
+    root: command.Moved = None,
+    gamma: command.Gamma = None,
+    scaling: command.Scaling = None,
+    batch_norm: command.BatchNorm = None,
+    device: command.Device = "auto",
 ) -> None:
     """Score the test split with the trained run of a class again; writes its results anew."""
-    choices = given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
-    category, config = class_of_run(run, root)
-    metrics = evaluate_category(run, category, pick_device(device), **choices)
-    _show({category.normal: metrics}, config, category.dataset.name)
+    choices = command.given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
+    settings = read_settings(run, "class")
+    data = settings["data"]
+    dataset = load_labelled(data["dataset"], root or Path(data["root"]))
+    task = one_class(dataset, data["class"])
+    metrics = evaluate_run(run, task, pick_device(device), **choices)
+    _show({task.normal: metrics}, Config.from_dict(settings["config"]), dataset.name)
     console.print(f"Report: {run / 'report.html'}", soft_wrap=True)
-
-
-def _decide(
-    config: Config, dataset: str, division: str | None, num_items: int | None, flips: str | None
-) -> Config:
-    """`config` resolved, with what was not given chosen for pictures of 32x32; see the constants."""
-    memae = config.variant.startswith("memae")  # by pixels if nothing else is asked for
-    own = None if memae else OWN_DIVISION
-    config = dataclasses.replace(
-        config,
-        image_size=IMAGE_SIZE,
-        division=own if division is None else parse_division(division),
-        flips=OWN_FLIPS[dataset] if flips is None else flips,
-    ).resolve()
-    items = items_at_paper_ratio(config) if num_items is None else num_items
-    return dataclasses.replace(config, num_items=items).resolve()
 
 
 def _train_classes(
@@ -143,27 +89,44 @@ def _train_classes(
     *,
     resume: bool,
 ) -> None:
-    """One run for each class, in OUT/CLASS, and after each a new OUT/results.csv."""
-    runs = [out / name for name in names]
-    claim_folders(runs, resume=resume)  # all are looked at before hours go into the first
-    for name, run in zip(names, runs, strict=True):
-        require_resumable(run, config, "dataset", one_class(data, name).source)
-    for name, run in zip(names, runs, strict=True):
-        if finished(run, config, "dataset") is not None:
-            console.print(f"[bold]{data.name} {name}[/bold]: finished before, kept")
+    """Train one run for each class, in OUT/CLASS, and write OUT/results.csv after each."""
+    tasks = {out / name: one_class(data, name) for name in names}
+    claim_folders(list(tasks), resume=resume)  # all are looked at before hours go into the first
+    for folder, task in tasks.items():
+        require_resumable(folder, config, task)
+    for folder, task in tasks.items():
+        if finished(folder, config, "class") is not None:
+            console.print(f"[bold]{task.name}[/bold]: finished before, kept")
             continue
-        category = one_class(data, name)
-        console.print(f"[bold]{category.name}[/bold]: {len(category.train)} normal pictures")
-        run_category(config, category, run, hardware, resume=resume)
-        write_results(out / "results.csv", collect(out, data.classes, config))
-    results = collect(out, data.classes, config)
-    write_results(out / "results.csv", results)
+        console.print(f"[bold]{task.name}[/bold]: {len(task.train)} normal pictures")
+        run(config, task, folder, hardware, resume=resume)
+        _write_results(out / "results.csv", _collect(out, data, config))
+    results = _collect(out, data, config)
+    _write_results(out / "results.csv", results)
     _show(results, config, data.name)
     console.print(f"Table: {out / 'results.csv'}    Reports: {out}/*/report.html", soft_wrap=True)
 
 
+def _collect(out: Path, data: LabelledSet, config: Config) -> dict[str, dict[str, Any]]:
+    """Read the metrics of each class that is finished in OUT/CLASS with the settings `config`."""
+    found = {name: finished(out / name, config, "class") for name in data.classes}
+    return {name: metrics for name, metrics in found.items() if metrics is not None}
+
+
+def _write_results(path: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a row for each class's metrics, and their mean."""
+    rows = []
+    for name, metrics in results.items():
+        counts = metrics["counts"]
+        row = (name, counts["good"], counts["anomalous"], metrics["epoch"], metrics["image_auroc"])
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
+    write_means(path, COLUMNS, rows, ["image_auroc"])
+
+
 def _show(results: Mapping[str, Mapping[str, Any]], config: Config, dataset: str) -> None:
-    table = Table(title=_title(config, dataset), caption=_paper(dataset))
+    means = ", ".join(f"{name} {area:.3f}" for name, area in TABLE_2[dataset].items())
+    caption = f"Paper, Table 2, mean of ten classes: {means} (MemAE on a part of the test set)"
+    table = Table(title=_title(config, dataset), caption=caption)
     table.add_column("normal class")
     for heading in ("good", "anomalous", "epoch", "image AUROC"):
         table.add_column(heading, justify="right")
@@ -172,30 +135,43 @@ def _show(results: Mapping[str, Mapping[str, Any]], config: Config, dataset: str
         areas = {other: m["image_auroc"] for other, m in metrics["defects"].items()}
         lowest = min(areas, key=areas.__getitem__)
         counts = (metrics["counts"]["good"], metrics["counts"]["anomalous"], metrics["epoch"])
-        area = auroc_text(metrics["image_auroc"])
-        table.add_row(name, *map(str, counts), area, f"{lowest} ({auroc_text(areas[lowest])})")
+        area = command.auroc_text(metrics["image_auroc"])
+        against = f"{lowest} ({command.auroc_text(areas[lowest])})"
+        table.add_row(name, *map(str, counts), area, against)
     table.add_section()
-    table.add_row(f"mean of {len(results)}", "", "", "", auroc_text(mean_auroc(results)), "")
+    mean = command.auroc_text(fmean(metrics["image_auroc"] for metrics in results.values()))
+    table.add_row(f"mean of {len(results)}", "", "", "", mean, "")
     console.print(table)
+
+
+def parse_classes(text: str, classes: Sequence[str]) -> list[str]:
+    """Read "all", or numbers and names such as "0,3,cat", as names in the order of `classes`."""
+    if text == "all":
+        return list(classes)
+    wanted = {part.strip() for part in text.split(",")}
+    known = {str(number): name for number, name in enumerate(classes)} | {n: n for n in classes}
+    unknown = sorted(wanted - set(known))
+    if unknown:
+        names = "" if known.keys() == set(classes) else f", or names: {', '.join(classes)}"
+        raise UserError(
+            f"--classes {text}: no class {', '.join(unknown) or '(empty)'}; give all, or numbers "
+            f"from 0 to {len(classes) - 1} with commas between{names}"
+        )
+    chosen = {known[part] for part in wanted}
+    return [name for name in classes if name in chosen]
 
 
 def _title(config: Config, dataset: str) -> str:
     title = f"{config.variant} on {dataset}, width {config.width}"
-    if not any(config.has_memory(level) for level in range(1, config.levels + 1)):
+    if not config.memory_levels:
         return title
-    division = str(config.division).strip("()").replace(" ", "")
-    return f"{title}, division {division}, N {config.num_items}"
+    return f"{title}, division {command.setting_text(config.division)}, N {config.num_items}"
 
 
-def _paper(dataset: str) -> str:
-    means = ", ".join(f"{name} {area:.3f}" for name, area in TABLE_2[dataset].items())
-    return f"Paper, Table 2, mean of ten classes: {means} (MemAE on a part of the test set)"
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """The script on `arguments`, as `run_app` says."""
-    run_app(app, arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script on `arguments`, as `command.run_app` says."""
+    command.run_app(app, __doc__, arguments)
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -9,109 +9,112 @@ frame_labels.npz, frame_labels.npy or UCSD's masks in testing/frames/CLIP_gt.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import typer
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import OmitArgPrefixes, Suppress, arg
+from tyro.extras import SubcommandApp
 
+from daad import command
 from daad.config import Config
-from daad.devices import is_first_process
-from daad.options import (
-    BatchNorm,
-    Device,
-    Devices,
-    Gamma,
-    Machines,
-    Moved,
-    Run,
-    auroc_text,
-    config_options,
-    given,
-    make_app,
-    run_app,
-)
-from daad.runs import Hardware
+from daad.machine import is_first_process, pick_device
+from daad.run import Hardware, read_settings, run
+from daad.run import evaluate as evaluate_run
 from daad.video import load_video
-from daad.video_runs import VIDEO, evaluate_video_run, resolve, run_video
 
-app = make_app(__doc__, no_args_is_help=True)
+app = SubcommandApp()
 console = Console()
 
 Labels = Annotated[
     Path | None,
-    typer.Option(
-        help="A .npz by clip, MNAD's .npy, or a folder of CLIP_gt masks; looked for in ROOT."
-    ),
+    arg(help="A .npz by clip, MNAD's .npy, or a folder of CLIP_gt masks; looked for in ROOT."),
 ]
 
 
-@app.command()
-# Scores are scaled over the test frames, as MNAD does; nothing is held out for another scale.
-@config_options("scaling", "held_out", defaults=VIDEO)
+@dataclass(frozen=True)
+class Choices(Config):
+    """One run. The defaults are the paper's values for video, or our reading where it is silent."""
+
+    # Scores are scaled over the test frames, as MNAD does; nothing is held out for another scale.
+    scaling: Suppress[Literal["test"]] = "test"
+    held_out: Suppress[float] = 0.0
+
+
+DEFAULTS = Choices.of("video")
+
+
+@app.command
 def train(
-    config: Config,
-    root: Annotated[Path, typer.Option(help="Folder of training/frames and testing/frames.")],
+    config: OmitArgPrefixes[Choices] = DEFAULTS,
+    *,
+    root: Annotated[Path, arg(help="Folder of training/frames and testing/frames.")],
     labels: Labels = None,
     out: Annotated[
-        Path | None, typer.Option(help="The run's folder to make; runs/VARIANT/ROOT's name.")
+        Path | None, arg(help="The run's folder to make; runs/VARIANT/ROOT's name.")
     ] = None,
-    device: Device = "auto",
-    devices: Devices = 1,
-    num_nodes: Machines = 1,
-    resume: Annotated[bool, typer.Option(help="Go on with the run that is in OUT.")] = False,
+    device: command.Device = "auto",
+    devices: command.Devices = 1,
+    num_nodes: command.Machines = 1,
+    resume: Annotated[bool, arg(help="Go on with the run that is in OUT.")] = False,
+    settings: command.Settings = None,
 ) -> None:
     """Train on the clips in ROOT/training/frames and evaluate on those in ROOT/testing/frames."""
-    config = resolve(config)
     video = load_video(root, labels)
-    run = out or Path("runs") / config.variant / video.name
+    folder = out or Path("runs") / config.variant / video.name
     if is_first_process():
         frames = sum(len(clip.frames) for clip in video.train)
         console.print(f"[bold]{video.name}[/bold]: {len(video.train)} clips, {frames} frames")
     hardware = Hardware(device, devices, num_nodes)
-    _show(run_video(config, video, run, hardware, resume=resume), run)
+    _show(run(config, video, folder, hardware, resume=resume), folder)
 
 
-@app.command()
+@app.command
 def evaluate(
-    run: Run,
-    root: Moved = None,
+    run: command.Run,
+    root: command.Moved = None,
     labels: Labels = None,
-    gamma: Gamma = None,
-    batch_norm: BatchNorm = None,
-    device: Device = "auto",
+    gamma: command.Gamma = None,
+    batch_norm: command.BatchNorm = None,
+    device: command.Device = "auto",
 ) -> None:
     """Score the test clips with a trained run again; writes scores, metrics and curves anew."""
-    choices = given(gamma=gamma, batch_norm=batch_norm)
-    _show(evaluate_video_run(run, device, root, labels, **choices), run)
+    data = read_settings(run, "labels")["data"]
+    if root is None:
+        root, labels = Path(data["root"]), labels or Path(data["labels"])
+    choices = command.given(gamma=gamma, batch_norm=batch_norm)
+    _show(evaluate_run(run, load_video(root, labels), pick_device(device), **choices), run)
 
 
-def _show(metrics: dict[str, Any], run: Path) -> None:
-    """AUROC over all test frames by what their scores are scaled over, and within each clip."""
+def _show(metrics: dict[str, Any], folder: Path) -> None:
+    """Print the AUROC over all test frames by what scores are scaled over, and within each clip."""
     table = Table(title=f"Frame AUROC of {metrics['variant']} on {metrics['video']}")
     table.add_column("clip")
     for heading in ("frames", "abnormal", "AUROC"):
         table.add_column(heading, justify="right")
     for name, clip in metrics["clips"].items():
         counts = [str(clip[name]) for name in ("frames", "abnormal")]
-        table.add_row(name, *counts, auroc_text(clip["frame_auroc"]))
+        table.add_row(name, *counts, command.auroc_text(clip["frame_auroc"]))
     table.add_section()
     counts = [str(metrics["counts"][name]) for name in ("frames", "abnormal")]
     for kind, what in (("frame_auroc", "PSNR"), ("fused_frame_auroc", "PSNR and L")):
         for over, words in (("clip", "each clip"), ("global", "all clips")):
             if kind in metrics:
-                table.add_row(f"all, {what} over {words}", *counts, auroc_text(metrics[kind][over]))
+                area = command.auroc_text(metrics[kind][over])
+                table.add_row(f"all, {what} over {words}", *counts, area)
     console.print(table)
     console.print(
-        f"Curves: {run / 'figures' / 'curves'}    Scores: {run / 'scores.csv'}", soft_wrap=True
+        f"Curves: {folder / 'figures' / 'curves'}    Scores: {folder / 'scores.csv'}",
+        soft_wrap=True,
     )
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """The script on `arguments`, as `run_app` says."""
-    run_app(app, arguments)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the script on `arguments`, as `command.run_app` says."""
+    command.run_app(app, __doc__, arguments)
 
 
 if __name__ == "__main__":
-    run()
+    main()

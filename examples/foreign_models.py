@@ -64,7 +64,8 @@ def monai_basic_unet(with_memory: bool, temperature: float) -> nn.Module:
 
 def skip_through_memory(level: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     below, skip = inputs
-    return below, level.memory(skip)
+    memory = level.get_submodule("memory")
+    return below, memory(skip)
 
 
 def diffusers_autoencoder_kl(with_memory: bool, temperature: float) -> nn.Module:
@@ -188,7 +189,7 @@ def train(model: nn.Module, sizes: tuple[int, ...], seed: int = 0, steps: int = 
             optimizer.zero_grad()
             loss.backward()
             if step == 0:
-                gradient = first_layer.weight.grad.norm().item()
+                gradient = norm_of_gradient(first_layer.weight)
                 answers = [(out.std() / x.std()).item() for _, x, out in maps]
                 alike = [mean_cosine(divide(x, m.block_shape).flatten(0, 1)) for m, x, _ in maps]
             optimizer.step()
@@ -198,6 +199,12 @@ def train(model: nn.Module, sizes: tuple[int, ...], seed: int = 0, steps: int = 
             model(blobs(8 * BATCH, sizes, random))
             perplexity = [usage(memory.address(x)).perplexity for memory, x, _ in maps]
     return Result(answers, alike, gradient, losses[0], losses[-1], perplexity)
+
+
+def norm_of_gradient(weight: Tensor) -> float:
+    """Take it after a backward pass."""
+    assert weight.grad is not None
+    return weight.grad.norm().item()
 
 
 def mean_cosine(blocks: Tensor) -> float:

@@ -5,14 +5,13 @@ items into one picture.
 """
 
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
+import tyro
 from torch import Tensor
 
 from blockmem import BlockwiseMemory, Usage, fill_memories, usage
-from daad.plotting import INK, Layout, picture_grid, save_figure
+from daad.report import INK, Layout, picture_grid, save_figure
 from drop_in import autoencoder, stripes, train
 
 COLUMNS = 8
@@ -32,16 +31,20 @@ def draw(pictures: Tensor, used: Usage, path: Path) -> None:
     save_figure(path, figure, description="Items of a memory, decoded, and their shares")
 
 
-def main(
-    picture: Annotated[Path, typer.Option(help="where to write the picture")] = Path("items.png"),
-    steps: Annotated[int, typer.Option(help="training steps", min=1)] = 300,
-) -> None:
+def main(picture: Path = Path("items.png"), steps: int = 300) -> None:
+    """Draw what the items of a memory look like.
+
+    Args:
+        picture: Where to write the picture.
+        steps: Training steps.
+    """
     torch.manual_seed(0)
     model = autoencoder(with_memory=True)
     fill_memories(model, stripes(16, angle=45))
     train(model, steps)
     (place,) = (i for i, layer in enumerate(model) if isinstance(layer, BlockwiseMemory))
     encoder, memory, decoder = model[:place], model[place], model[place + 1 :]
+    assert isinstance(memory, BlockwiseMemory)
     with torch.no_grad():
         used = usage(memory.address(encoder(stripes(64, angle=45))))
         draw(decoder(memory.items()), used, picture)
@@ -49,4 +52,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    tyro.cli(main)

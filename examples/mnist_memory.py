@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from blockmem import BlockwiseMemory, fill_memories, usage
-from daad.labelled import load_labelled
+from daad.classes import load_labelled
 from daad.scoring import image_auroc
 
 STEPS, BATCH = 250, 64
@@ -108,6 +108,7 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
     random = torch.Generator().manual_seed(seed)
     model = started(row, digits, random)
     encoder, memory, _ = model
+    first_layer = encoder.get_submodule("0")
     optimizer = torch.optim.Adam(model.parameters())
     gradient = length = 0.0
     for step in range(steps):
@@ -115,12 +116,13 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
         optimizer.zero_grad()
         errors(model, x).mean().backward()
         if step == 0:
-            gradient = encoder[0].weight.grad.norm().item()
+            gradients = [one.grad for one in first_layer.parameters() if one.grad is not None]
+            gradient = gradients[0].norm().item()
             with torch.no_grad():
                 features = encoder(x)
                 length = (memory(features).std() / features.std()).item()
         optimizer.step()
-        if row.start == "revived" and step in REVIVED_AT:
+        if isinstance(memory, BlockwiseMemory) and row.start == "revived" and step in REVIVED_AT:
             with torch.no_grad():
                 revive(memory, encoder(x), optimizer)
     model.eval()
@@ -133,6 +135,7 @@ def run(row: Row, digits: Digits, seed: int, steps: int = STEPS) -> Result:
             kept = (weights > 0).float().mean().item()
             dead = float(usage(weights).never_used.sum())
     auroc = image_auroc(torch.cat(scores), labels)
+    assert auroc is not None  # there are digits of both kinds
     return Result(auroc, gradient, length, kept, dead)
 
 

@@ -1,12 +1,16 @@
-"""What the machine has: cores, memory, the names of its processors, and the device to compute on."""
+"""What the machine has: cores, memory, the names of its processors, and the devices to compute on."""
 
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from daad.errors import UserError
+from daad.io import UserError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 ROOT = Path("/")  # where Linux keeps `proc` and `sys`
 LAPTOP = 8 * 2**30  # bytes of memory, where the system tells nothing
@@ -87,3 +91,64 @@ def is_first_process() -> bool:
         return os.environ["RANK"] == "0"
     names = ("LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "Fabric":
+    """Set up Fabric for `devices` devices on each of `num_nodes` machines, and start its processes.
+
+    With several devices Fabric starts this script once more for each. Where `fabric run` has done so,
+    its options decide, and what is left at its default here does not contradict them.
+    `precision` is "32", "bf16" or "16". UserError for a combination that cannot be.
+    """
+    # Here, since the benchmarks ask for names alone.
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+
+    chosen = pick_device(device)
+    if chosen.index is not None and devices * num_nodes > 1:
+        raise UserError(f"--device {device} is one GPU; to use {devices} devices give cuda")
+    if precision == "16" and chosen.type == "cpu":
+        raise UserError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
+    by_fabric_run = os.environ.get("LT_CLI_USED") == "1"
+    try:
+        fabric = Fabric(
+            accelerator="auto" if by_fabric_run and device == "auto" else chosen.type,
+            devices=_devices(chosen, devices, by_fabric_run),
+            num_nodes=num_nodes,
+            **_precision(precision),
+        )
+    except (RuntimeError, ValueError) as error:  # Fabric's own words name the options at odds
+        raise UserError(f"cannot compute as asked: {' '.join(str(error).split())}") from error
+    if not isinstance(fabric.strategy, SingleDeviceStrategy | DDPStrategy):
+        raise UserError("fabric run --strategy: only ddp is supported for several devices")
+    if not by_fabric_run:
+        fabric.launch()
+    return fabric
+
+
+def _devices(chosen: torch.device, devices: int, by_fabric_run: bool) -> int | str | list[int]:
+    if chosen.index is not None:
+        return [chosen.index]
+    return "auto" if by_fabric_run and devices == 1 else devices
+
+
+def _precision(precision: str) -> dict[str, Any]:
+    from lightning_fabric.plugins import MixedPrecision
+
+    if precision == "16":
+        # Fabric's scaler would be shared by both optimisers, and the one that overflows would
+        # lower the other's scale. It is switched off; `training` has a scaler for each.
+        scaler = torch.amp.GradScaler("cuda", enabled=False)
+        return {"plugins": [MixedPrecision("16-mixed", device="cuda", scaler=scaler)]}
+    return {"precision": {"32": "32-true", "bf16": "bf16-mixed"}[precision]}
+
+
+def end_processes(fabric: "Fabric") -> None:
+    """Let the first process alone go on; the others end here, their work being done."""
+    if fabric.world_size == 1:
+        return
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    if not fabric.is_global_zero:
+        raise SystemExit(0)

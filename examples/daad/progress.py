@@ -4,18 +4,15 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 from torch import Tensor
 
-from daad.config import Config
-from daad.files import write_csv
+from daad.io import write_csv
 
 LOSSES = ("reconstruction", "adversarial", "alignment", "discriminator")
 COLUMNS = ("epoch", *LOSSES, "auroc", "seconds")
@@ -28,8 +25,7 @@ WRITE_INTERVAL = 5.0  # seconds at least between writings of history.csv
 class History:
     """One row an epoch: mean losses, the AUROC where it was measured, seconds of training.
 
-    `rows` are plain dicts of `COLUMNS`, None where a value does not apply; a checkpoint holds
-    them, so that a run that goes on from it has the whole history.
+    `rows` are dicts of `COLUMNS`, None where a value does not apply; a checkpoint holds them.
     """
 
     def __init__(self, path: Path, rows: list[dict[str, Any]]) -> None:
@@ -38,7 +34,7 @@ class History:
         self._written = float("-inf")
 
     def add(self, epoch: int, losses: Mapping[str, float], seconds: float) -> dict[str, Any]:
-        """The new row, for an AUROC to be put in."""
+        """Append a row and return it, for an AUROC to be put in."""
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"epoch": epoch, **losses, "seconds": round(seconds, 3)}
         self.rows.append(row)
@@ -48,93 +44,73 @@ class History:
         """Rewrite history.csv, unless that was done a few seconds ago and `always` is not set."""
         now = time.monotonic()
         if always or now - self._written >= WRITE_INTERVAL:
-            write_csv(
-                self._path, COLUMNS, ([_cell(row[key]) for key in COLUMNS] for row in self.rows)
-            )
+            rows = [[_cell(row[key]) for key in COLUMNS] for row in self.rows]
+            write_csv(self._path, COLUMNS, rows)
             self._written = now
 
 
 def _cell(value: float | int | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-class Display:
+class Display(Progress):
     """Epoch, step rate, time left and latest losses: a bar on a terminal, else a line at times.
 
     Reading a loss makes the CPU wait for the device, so it is done only when the display is due.
-    Use as a context manager; with `console=None` (every process but the first) it does nothing.
+    Use it as a context manager. With `console=None` (every process but the first) it does nothing.
     """
 
-    def __init__(
-        self, config: Config, steps_per_epoch: int, epochs_done: int, console: Console | None
-    ) -> None:
-        self._epochs = config.epochs
-        self._steps_per_epoch = steps_per_epoch
-        self._total = config.epochs * steps_per_epoch
-        self._before = self._done = epochs_done * steps_per_epoch
-        self._console = console
-        self._start = self._shown = time.monotonic()
-        self._live: Live | None = None
-        if console is not None and console.is_terminal:
-            self._bar = Progress(
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(bar_width=None),
-                TaskProgressColumn(),
-                TextColumn("{task.fields[pace]}", style="dim"),
-                expand=True,
-            )
-            self._task = self._bar.add_task(
-                "",
-                total=self._total,
-                completed=self._done,
-                epoch=f"{epochs_done + 1}/{self._epochs}",
-                pace="",
-            )
-            # Drawn in `step`, when the losses have been read: no thread draws in between.
-            self._live = Live(self._bar, console=console, auto_refresh=False)
+    def __init__(self, epochs: int, steps: int, epochs_done: int, console: Console | None) -> None:
+        """Take an epoch's number of `steps`."""
+        self._losses = ""
+        self._bar = console is not None and console.is_terminal
+        columns = [
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[pace]}", style="dim"),
+        ]
+        # Drawn in `step`, when the losses have been read: no thread draws in between.
+        super().__init__(
+            *columns, console=console, auto_refresh=False, expand=True, disable=not self._bar
+        )
+        self._silent = console is None
+        self._epochs, self._steps = epochs, steps
+        self._before = self._done = epochs_done * steps
+        self._shown = self._begun = time.monotonic()
+        first = f"{epochs_done + 1}/{epochs}"
+        self.add_task("", total=epochs * steps, completed=self._done, epoch=first, pace="")
 
-    def __enter__(self) -> "Display":
-        self._start = self._shown = time.monotonic()
-        if self._live is not None:
-            self._live.start(refresh=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live is not None:
-            self._live.stop()
+    def get_renderables(self) -> Any:
+        """Give the bar, and the losses in a line below it."""
+        return [*super().get_renderables(), Text(self._losses, style="cyan")]
 
     def step(self, losses: Mapping[str, Tensor]) -> None:
         """Count one step; show it, with its losses (scalars on any device), if it is time to."""
         self._done += 1
-        if self._console is None:
+        if self._silent:
             return
         now = time.monotonic()
-        due = PLAIN_REFRESH if self._live is None else REFRESH
-        if now - self._shown < due and self._done < self._total:
+        due = REFRESH if self._bar else PLAIN_REFRESH
+        if now - self._shown < due and self._done < self._epochs * self._steps:
             return
         self._shown = now
         values = torch.stack(list(losses.values())).tolist()
         # On a terminal by the first letters, as in lambda_rec: four losses then fit one line.
-        names = losses if self._live is None else [name[:3] for name in losses]
-        text = "  ".join(f"{name} {value:.3g}" for name, value in zip(names, values, strict=True))
-        epoch = f"{(self._done - 1) // self._steps_per_epoch + 1}/{self._epochs}"
-        pace = self._pace(now)
-        if self._live is not None:
-            self._bar.update(self._task, completed=self._done, epoch=epoch, pace=pace)
-            self._live.update(Group(self._bar, Text(text, style="cyan")), refresh=True)
-        else:
-            self._console.print(f"epoch {epoch}  {pace}  {text}", highlight=False, soft_wrap=True)
+        names = [name[:3] for name in losses] if self._bar else list(losses)
+        texts = [f"{name} {value:.3g}" for name, value in zip(names, values, strict=True)]
+        self._losses = "  ".join(texts)
+        epoch = f"{(self._done - 1) // self._steps + 1}/{self._epochs}"
+        pace = self._pace(now - self._begun)
+        self.update(self.task_ids[0], completed=self._done, epoch=epoch, pace=pace, refresh=True)
+        if not self._bar:
+            text = f"epoch {epoch}  {pace}  {self._losses}"
+            self.console.print(text, highlight=False, soft_wrap=True)
 
-    def _pace(self, now: float) -> str:
-        rate = (self._done - self._before) / max(now - self._start, 1e-9)
-        if self._done == self._total:
-            return f"{rate:.3g} steps/s  took {timedelta(seconds=round(now - self._start))}"
-        left = timedelta(seconds=round((self._total - self._done) / rate))
-        return f"{rate:.3g} steps/s  {left} left"
+    def _pace(self, seconds: float) -> str:
+        """Say the rate over the whole run: rich's own is that of the last few seconds."""
+        rate = (self._done - self._before) / max(seconds, 1e-9)
+        left = self._epochs * self._steps - self._done
+        if not left:
+            return f"{rate:.3g} steps/s  took {timedelta(seconds=round(seconds))}"
+        return f"{rate:.3g} steps/s  {timedelta(seconds=round(left / rate))} left"

@@ -1,61 +1,99 @@
-"""What a run found on its test set: figures, and one page that shows them."""
+"""What a run found: figures that look alike, and one page that shows them."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image
 from torch import Tensor
-from torchmetrics.functional.classification import binary_roc
 
-from daad.batches import Pictures, to_bytes
 from daad.config import Config
-from daad.data import GOOD, Sample
-from daad.files import write_text
-from daad.plotting import BLUE, INK, ORANGE, PALE, Layout, calm, picture_grid, save_figure
+from daad.io import write_atomically, write_text
+from daad.pictures import GOOD, Pictures, Sample, to_bytes
 from daad.progress import LOSSES
-from daad.scoring import Raw, image_auroc, peaks, to_unit_interval
+from daad.scoring import Findings, image_auroc, roc_curve
 
+# Two of the Okabe and Ito colours, told apart in every common kind of colour blindness.
+BLUE, ORANGE = "#0072B2", "#D55E00"
+INK, PALE = "#26323d", "#8a949e"
+DPI = 144
 HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
-# Room for row labels at the left, a colour bar at the foot
-LAYOUT = Layout(cell=1.6, gap=0.07, left=1.5, top=0.35, right=0.15, bottom=0.6)
 PLOT = (4.4, 4.0)  # inches
 
 
-@dataclass
-class Findings:
-    """A scored test set of n pictures: samples, scores A (n,), masks (n, S, S), known (n,)."""
-
-    samples: Sequence[Sample]
-    pictures: Pictures
-    raw: Raw
-    scores: Tensor
-    masks: Tensor
-    known: Tensor
-
-    @cached_property
-    def peaks(self) -> Tensor:
-        """The peak of each error map, (n,)."""
-        return peaks(self.raw.error_maps)
+def save_figure(path: Path, figure: Figure, dpi: int = DPI, description: str = "") -> None:
+    """Write `figure` to `path`, a PNG, whole or not at all; `description` goes into its metadata."""
+    metadata = {"Description": description} if description else None
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, metadata=metadata))
 
 
-def draw_figures(folder: Path, findings: Findings, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write reconstructions.png, scores.png, roc.png and, with a history, history.png."""
-    labels = torch.tensor([sample.label for sample in findings.samples])
-    save_figure(folder / "reconstructions.png", _reconstructions(findings))
-    save_figure(folder / "scores.png", _histogram(findings.scores, labels))
-    save_figure(folder / "roc.png", _roc(findings.scores, labels))
-    if history:
-        draw_history(folder / "history.png", history)
+@dataclass(frozen=True)
+class Layout:
+    """Inches of a grid of square pictures: a cell, the gap between two, words beneath, margins."""
+
+    cell: float
+    gap: float
+    left: float
+    top: float
+    right: float
+    bottom: float
+    caption: float = 0.0
+
+
+# Room for row labels at the left, a colour bar at the foot
+RECONSTRUCTIONS = Layout(cell=1.6, gap=0.07, left=1.5, top=0.35, right=0.15, bottom=0.6)
+
+
+def picture_grid(
+    rows: int, titles: Sequence[str], layout: Layout
+) -> tuple[Figure, list[list[Axes]]]:
+    """Make a figure of empty square cells, a title above each column; its axes by row and column."""
+    across = layout.cell + layout.gap
+    down = across + layout.caption
+    width = layout.left + len(titles) * across - layout.gap + layout.right
+    height = layout.top + rows * down - layout.gap + layout.bottom
+    figure = Figure(figsize=(width, height), facecolor="white")
+    edges = {
+        **{"left": layout.left / width, "right": 1 - layout.right / width},
+        **{"top": 1 - layout.top / height, "bottom": (layout.bottom + layout.caption) / height},
+        **{"wspace": layout.gap / layout.cell, "hspace": down / layout.cell - 1},
+    }
+    cell: dict[str, Any] = {"xticks": [], "yticks": []}
+    grid = figure.subplots(rows, len(titles), squeeze=False, subplot_kw=cell, gridspec_kw=edges)
+    for axes in grid.flat:
+        axes.spines[:].set(color="#d5dade", linewidth=0.6)
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title, fontsize=9, color=INK, pad=6, parse_math=False)
+    return figure, grid.tolist()
+
+
+def calm(axes: Axes) -> None:
+    """Take the box, the ink and the weight out of what surrounds the data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALE)
+    axes.tick_params(colors=PALE, labelcolor=INK, labelsize=9)
+    axes.grid(color="#e8ebee", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+# The figures of a run
+
+
+def draw_figures(folder: Path, findings: Findings) -> None:
+    """Write reconstructions.png, scores.png and roc.png."""
+    save_figure(folder / "reconstructions.png", reconstructions(findings))
+    save_figure(folder / "scores.png", histogram(findings.scores, findings.labels))
+    save_figure(folder / "roc.png", roc(findings.scores, findings.labels))
 
 
 def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
@@ -77,18 +115,19 @@ def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
     return picked
 
 
-def _reconstructions(findings: Findings) -> Figure:
+def reconstructions(findings: Findings) -> Figure:
+    """Draw typical pictures, what became of them, where they differ, and the true defects."""
     rows = pick_rows(findings.samples, findings.scores)
     shown = findings.pictures.batch(torch.tensor(rows), "cpu")
     inputs = to_bytes(shown).permute(0, 2, 3, 1).numpy()
     outputs = findings.raw.reconstructions[rows].permute(0, 2, 3, 1).numpy()
     errors = findings.raw.error_maps[rows].numpy()
     truth = any(sample.mask for sample in findings.samples)
+    masks, known = findings.truth
     titles = ["input", "reconstruction", "squared error"] + ["ground truth"] * truth
-    figure, grid = picture_grid(len(rows), titles, LAYOUT)
+    figure, grid = picture_grid(len(rows), titles, RECONSTRUCTIONS)
     # A few glaring pixels would leave the rest of a scale up to the maximum in the dark.
     top = float(np.percentile(errors, 99.5)) or 1.0
-    heat = None
     for row, index in enumerate(rows):
         sample, score = findings.samples[index], findings.scores[index].item()
         defect = sample.defect.replace("_", " ")
@@ -104,27 +143,24 @@ def _reconstructions(findings: Findings) -> Figure:
         )
         grid[row][0].imshow(inputs[row])
         grid[row][1].imshow(outputs[row])
-        heat = grid[row][2].imshow(errors[row], cmap=HEAT, vmin=0, vmax=top)
+        grid[row][2].imshow(errors[row], cmap=HEAT, vmin=0, vmax=top)
         if truth:
-            mask = findings.masks[index].numpy() if findings.known[index] else None
+            mask = masks[index].numpy() if known[index] else None
             _draw_mask(grid[row][3], inputs[row], mask)
-    _colour_bar(figure, grid[-1][2], heat)
-    return figure
-
-
-def _colour_bar(figure: Figure, above: Axes, heat: Any) -> None:
-    """Below the axes `above` and as wide."""
-    box = above.get_position()
-    inch = 1 / figure.get_figheight()
-    axes = figure.add_axes((box.x0, box.y0 - 0.2 * inch, box.width, 0.09 * inch))
-    bar = figure.colorbar(heat, cax=axes, orientation="horizontal", extend="max")
+    inch = 1 / figure.get_figheight()  # the colour bar lies below the error maps, as wide as they
+    below = grid[-1][2].get_position()
+    box = (below.x0, below.y0 - 0.2 * inch, below.width, 0.09 * inch)
+    bar = figure.colorbar(
+        grid[-1][2].images[0], cax=figure.add_axes(box), orientation="horizontal", extend="max"
+    )
     bar.outline.set_visible(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(3))
     bar.ax.tick_params(labelsize=7, length=2, color=PALE, labelcolor=INK)
+    return figure
 
 
 def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None:
-    """The defect in orange over a pale copy of the picture; a word where there is none to show."""
+    """Show the defect in orange over a pale copy of the picture, or a word where there is none."""
     pale = 255 - (255 - picture.mean(axis=2)) * 0.45
     axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
     if mask is None or not mask.any():
@@ -140,8 +176,8 @@ def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None
         axes.contour(mask.astype(float), levels=[0.5], colors=ORANGE, linewidths=1)
 
 
-def _histogram(scores: Tensor, labels: Tensor) -> Figure:
-    """Good above, anomalous below, in the same bins; each has a count axis of its own."""
+def histogram(scores: Tensor, labels: Tensor) -> Figure:
+    """Draw scores (n,), good above, anomalous below, in the same bins; each with its own counts."""
     values, anomalous = scores.numpy(), labels.bool().numpy()
     count = int(np.clip(2 * np.sqrt(len(values)), 10, 50))
     edges = np.histogram_bin_edges(values, bins=count).tolist()
@@ -159,16 +195,16 @@ def _histogram(scores: Tensor, labels: Tensor) -> Figure:
     return figure
 
 
-def _roc(scores: Tensor, labels: Tensor) -> Figure:
+def roc(scores: Tensor, labels: Tensor) -> Figure:
+    """Draw the ROC curve of scores (n,) for labels (n,), where there are both kinds."""
     figure = Figure(figsize=PLOT, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
     calm(axes)
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
     area = image_auroc(scores, labels)
     if area is not None:
-        false_rate, true_rate, _ = binary_roc(to_unit_interval(scores), labels.long())
-        curve = f"AUROC {area:.3f}"
-        axes.plot(false_rate.numpy(), true_rate.numpy(), color=BLUE, linewidth=2, label=curve)
+        rates = [rate.numpy() for rate in roc_curve(scores, labels)]
+        axes.plot(*rates, color=BLUE, linewidth=2, label=f"AUROC {area:.3f}")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set_xlabel("false positive rate", fontsize=9, color=INK)
     axes.set_ylabel("true positive rate", fontsize=9, color=INK)
@@ -176,8 +212,8 @@ def _roc(scores: Tensor, labels: Tensor) -> Figure:
     return figure
 
 
-def draw_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Write the losses by epoch: one panel each, logarithmic where one falls by much."""
+def losses_by_epoch(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw each loss in a panel, logarithmic where one falls by much."""
     names = [name for name in LOSSES if history[0][name] is not None]
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
@@ -196,7 +232,7 @@ def draw_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
         axes.set_title(f"{name} loss", fontsize=10, color=INK, loc="left")
         axes.set_xlabel("epoch", fontsize=9, color=INK)
-    save_figure(path, figure)
+    return figure
 
 
 def _log_axis(axes: Axes, span: float) -> None:
@@ -207,129 +243,36 @@ def _log_axis(axes: Axes, span: float) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ margin: 0 auto; max-width: 920px; padding: 48px 32px; background: #fff; color: #26323d;
-  font: 15px/1.55 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }}
-h1 {{ margin: 0; font-size: 28px; font-weight: 600; }}
-h2 {{ margin: 48px 0 12px; font-size: 18px; font-weight: 600; }}
-p {{ margin: 4px 0 0; color: #5d6873; }}
-.areas {{ display: flex; flex-wrap: wrap; gap: 16px; margin-top: 28px; }}
-.area {{ flex: 1 1 170px; padding: 16px 20px; border: 1px solid #e1e5e9; border-radius: 8px; }}
-.area b {{ display: block; font-size: 36px; line-height: 1.3; font-weight: 600;
-  font-variant-numeric: tabular-nums; }}
-table {{ width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: 6px 12px 6px 0; text-align: left; border-bottom: 1px solid #e1e5e9; }}
-th {{ font-weight: 600; }}
-.kinds th + th, .kinds td + td {{ text-align: right; padding: 6px 0 6px 16px; }}
-.settings {{ columns: 2; column-gap: 40px; margin: 0; }}
-.settings div {{ display: flex; justify-content: space-between; gap: 16px; padding: 4px 0;
-  border-bottom: 1px solid #e1e5e9; break-inside: avoid; font-size: 14px; }}
-dt {{ color: #5d6873; }} dd {{ margin: 0; overflow-wrap: anywhere; text-align: right; }}
-.pair {{ display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-end; }}
-img {{ display: block; max-width: 100%; height: auto; }}
-.pair img {{ flex: 1 1 0; min-width: 0; }}
-@media (max-width: 640px) {{ .settings {{ columns: 1; }} .pair {{ display: block; }} }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p>{subtitle}</p>
-<div class="areas">{areas}</div>
-{sections}
-</body>
-</html>
-"""
+def write_heatmaps(
+    folder: Path, names: Sequence[str], pictures: Pictures, error_maps: Tensor
+) -> None:
+    """Write FOLDER/NAME.heat.png: a picture and beside it its error map, on one colour scale for all."""
+    top = float(np.percentile(error_maps.numpy(), 99.9)) or 1.0
+    for index, name in enumerate(names):
+        x = pictures.batch(torch.tensor([index]), "cpu")[0]
+        picture = to_bytes(x).permute(1, 2, 0).numpy()
+        shares = np.clip(error_maps[index].numpy() / top, 0, 1)
+        heat = colormaps[HEAT](shares, bytes=True)[..., :3]
+        image = Image.fromarray(np.concatenate([picture, heat], axis=1))
+        # The whole name with its suffix: a.jpg and a.png may lie in one folder.
+        write_atomically(folder / f"{name}.heat.png", image.save)
 
-SCALED_OVER = {
-    "test": "the test set",
-    "held-out": "normal pictures held out from training",
-    "train": "the training pictures",
+
+# The page of a run
+
+FIGURES = {
+    "Scores": ("scores", "roc"),
+    "Reconstructions": ("reconstructions",),
+    "Training": ("history",),
 }
 
 
-def write_report(run: Path, metrics: Mapping[str, Any], config: Config) -> None:
-    """Write report.html into `run`: its metrics and settings, and the figures there are."""
-    counts = metrics["counts"]
-    marked = f"; the defect is marked in {counts['masks']} of them" if counts["masks"] else ""
-    subtitle = (
-        f"Epoch {metrics['epoch']}. Tested on {counts['good']} good and {counts['anomalous']} "
-        f"anomalous pictures{marked}. "
-        f"Scores are scaled over {SCALED_OVER[metrics['scaling']]}."
+def write_report(folder: Path, metrics: Mapping[str, Any], config: Config) -> None:
+    """Write report.html into a run's folder: its metrics and settings, and the figures there are."""
+    there = {path.stem for path in (folder / "figures").glob("*.png")}
+    shown = {heading: [n for n in names if n in there] for heading, names in FIGURES.items()}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
+    page = environment.get_template("report.html").render(
+        metrics=metrics, settings=config.to_dict(), figures=shown
     )
-    if metrics["even_light"]:
-        subtitle += " Each test picture was made as bright as the training pictures are on average."
-    areas = [
-        ("image AUROC", metrics["image_auroc"]),
-        ("by the error's peak", metrics["image_auroc_peak"]),
-    ]
-    if counts["masks"]:
-        areas.append(("pixel AUROC", metrics["pixel_auroc"]))
-    areas.append(("by brightness, no network", metrics["image_auroc_brightness"]))
-    if "oracle_image_auroc" in metrics:
-        best = metrics["oracle_epoch"]
-        name = f"oracle: image AUROC of epoch {best}, the best one, chosen on the test set"
-        areas.append((name, metrics["oracle_image_auroc"]))
-    sections = [
-        _section(f"By {metrics['kind']}", _kind_table(metrics)),
-        _section("Scores", _images(run, ("scores.png", "roc.png"))),
-        _section("Reconstructions", _images(run, ("reconstructions.png",))),
-        _section("Training", _images(run, ("history.png",))),
-        _section("Settings", _settings(config)),
-    ]
-    page = PAGE.format(
-        title=escape(f"{config.variant.upper()} on {metrics['category']}"),
-        subtitle=escape(subtitle),
-        areas="".join(
-            f'<div class="area"><b>{_number(value)}</b>{escape(name)}</div>'
-            for name, value in areas
-        ),
-        sections="\n".join(section for section in sections if section),
-    )
-    write_text(run / "report.html", page)
-
-
-def _section(heading: str, body: str) -> str:
-    return f"<h2>{escape(heading)}</h2>\n{body}" if body else ""
-
-
-def _number(value: float | None) -> str:
-    return "&ndash;" if value is None else f"{value:.3f}"
-
-
-def _kind_table(metrics: Mapping[str, Any]) -> str:
-    """A row for each defect, or other class; by pixel only where there are masks to judge by."""
-    areas = ["image AUROC", "pixel AUROC"] if metrics["counts"]["masks"] else ["image AUROC"]
-    head = "".join(f"<th>{name}</th>" for name in (metrics["kind"], "pictures", *areas))
-    rows = [f"<tr>{head}</tr>"]
-    for name, entry in metrics["defects"].items():
-        values = (_number(entry[area.replace(" AUROC", "_auroc")]) for area in areas)
-        cells = "".join(f"<td>{cell}</td>" for cell in (escape(name), entry["count"], *values))
-        rows.append(f"<tr>{cells}</tr>")
-    return '<table class="kinds">\n' + "\n".join(rows) + "\n</table>"
-
-
-def _settings(config: Config) -> str:
-    def text(value: Any) -> str:
-        if isinstance(value, tuple):
-            return ", ".join(map(str, value))
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        return "default" if value is None else str(value)
-
-    rows = "\n".join(
-        f"<div><dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(text(value))}</dd></div>"
-        for name, value in config.to_dict().items()
-    )
-    return f'<dl class="settings">\n{rows}\n</dl>'
-
-
-def _images(run: Path, names: Sequence[str]) -> str:
-    present = [name for name in names if (run / "figures" / name).is_file()]
-    images = "".join(f'<img src="figures/{name}" alt="{name[:-4]}">' for name in present)
-    return f'<div class="pair">{images}</div>' if images else ""
+    write_text(folder / "report.html", page)

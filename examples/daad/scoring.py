@@ -3,19 +3,18 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchmetrics.functional.classification import binary_auroc
 
-from daad.batches import Pictures, to_bytes
 from daad.config import Config
-from daad.errors import UserError
-from daad.light import brightness
-from daad.losses import distances
+from daad.io import UserError
+from daad.network import Networks, distances
+from daad.pictures import Pictures, Sample, brightness, load_masks, to_bytes
 
 AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
 
@@ -30,7 +29,7 @@ class Raw:
     alignment: (n,) float64, L(x) of Eq. 7; None without a discriminator.
     error_maps: (n, S, S) float32, squared difference averaged over the channels.
     reconstructions: (n, 3, S, S) uint8.
-    brightness: (n,) float64, of the pictures themselves, see `daad.light`.
+    brightness: (n,) float64, of the pictures themselves; see `pictures.brightness`.
     """
 
     reconstruction: Tensor
@@ -40,35 +39,21 @@ class Raw:
     brightness: Tensor
 
 
-def score_pictures(
-    generator: nn.Module,
-    discriminator: nn.Module | None,
-    pictures: Pictures,
-    config: Config,
-    device: torch.device,
-) -> Raw:
-    """R and L of Eq. 7 for every picture, and the error map of each.
+def score_pictures(networks: Networks, pictures: Pictures, config: Config) -> Raw:
+    """Compute R and L of Eq. 7 for every picture, and the error map of each.
 
-    Pictures go through in their order, `config.batch_size` at a time. With `config.batch_norm`
-    at "batch" a score therefore depends on the pictures that share its batch, and on the batch
-    size; with "eval" it does not. Both networks leave in the modes they came in. UserError where
-    a score is not finite.
+    Pictures go through in their order, `config.batch_size` at a time; with `config.batch_norm` "batch"
+    a score depends on the others of its batch. Both networks leave in the modes they came in.
+    UserError where a score is not finite.
     """
-    parts = []
-    models = [generator] if discriminator is None else [generator, discriminator]
-    with torch.inference_mode(), _scoring_mode(models, config.batch_norm):
-        for start in range(0, len(pictures), config.batch_size):
-            stop = min(start + config.batch_size, len(pictures))
-            x = pictures.batch(torch.arange(start, stop), device)
-            parts.append(_score_batch(generator, discriminator, x, config))
-    reconstruction, alignment, error_maps, reconstructions, bright = zip(*parts, strict=True)
-    raw = Raw(
-        torch.cat(reconstruction),
-        None if discriminator is None else torch.cat(alignment),
-        torch.cat(error_maps),
-        torch.cat(reconstructions),
-        torch.cat(bright),
-    )
+    with torch.inference_mode(), _scoring_mode(networks, config.batch_norm):
+        parts = [
+            _score_batch(networks, pictures.batch(indices, networks.device), config)
+            for indices in torch.arange(len(pictures)).split(config.batch_size)
+        ]
+    reconstruction, alignment, *others = zip(*parts, strict=True)
+    joined = None if networks.discriminator is None else torch.cat(alignment)
+    raw = Raw(torch.cat(reconstruction), joined, *map(torch.cat, others))
     for scores in (raw.reconstruction, raw.alignment):
         if scores is not None and not torch.isfinite(scores).all():
             raise UserError(
@@ -79,8 +64,9 @@ def score_pictures(
 
 
 def _score_batch(
-    generator: nn.Module, discriminator: nn.Module | None, x: Tensor, config: Config
+    networks: Networks, x: Tensor, config: Config
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    generator, discriminator = networks
     dtype = AUTOCAST.get(config.precision)
     alignment = None
     with torch.autocast("cuda", dtype, enabled=x.is_cuda and dtype is not None):
@@ -90,19 +76,19 @@ def _score_batch(
     # Outside autocast, whose float16 would round the small differences that matter here.
     if discriminator is not None:
         alignment = distances(feature, feature_hat, config.alignment_distance).cpu().double()
-    reconstruction = distances(x, x_hat, config.distance).cpu().double()
+    reconstruction = distances(x, x_hat, config.distance or "squared").cpu().double()
     error_map = (x - x_hat).square().mean(dim=1)
     return reconstruction, alignment, error_map.cpu(), to_bytes(x_hat).cpu(), brightness(x)
 
 
 @contextmanager
-def _scoring_mode(models: Sequence[nn.Module], batch_norm: str) -> Iterator[None]:
-    """Eval mode, and the modes of before on leaving.
+def _scoring_mode(networks: Networks, batch_norm: str) -> Iterator[None]:
+    """Set eval mode, and the modes of before on leaving.
 
     With "batch", BatchNorm layers normalise by the batch at hand. They do not track while they do
     so: the running statistics stay as training left them.
     """
-    modules = [module for model in models for module in model.modules()]
+    modules = [module for network in networks.modules for module in network.modules()]
     modes = [(module, module.training) for module in modules]
     layers = [module for module in modules if isinstance(module, _BatchNorm)]
     tracked = [(layer, layer.track_running_stats) for layer in layers]
@@ -121,11 +107,11 @@ def _scoring_mode(models: Sequence[nn.Module], batch_norm: str) -> Iterator[None
 
 
 def peaks(error_maps: Tensor) -> Tensor:
-    """The highest value of each error map (n, S, S) after smoothing; (n,) float64.
+    """Find the highest value of each error map (n, S, S) after smoothing; (n,) float64.
 
-    Another score than R(x), and not the paper's: a defect counts by its own error, whatever its
-    size, where in the mean over the picture many small errors of normal pixels may outweigh it. The
-    filter is a Gaussian of deviation S / 64, cut off at three of them; the border is mirrored.
+    This is another score than R(x), and not the paper's: a defect counts whatever its size, where
+    the mean over a picture has all small errors of normal pixels in it. The filter is a Gaussian of
+    deviation S / 64, cut off at three of them; the border is mirrored.
     """
     deviation = error_maps.shape[-1] / 64
     radius = min(max(1, round(3 * deviation)), error_maps.shape[-1] - 1)
@@ -138,12 +124,8 @@ def peaks(error_maps: Tensor) -> Tensor:
     return smooth.flatten(1).amax(1).double()
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The ranges that Eq. 7 maps linearly to [0, 1], and the pictures they were taken over.
-
-    source: "test", "held-out" or "train".
-    """
+class Scale(NamedTuple):
+    """The ranges that Eq. 7 maps linearly to [0, 1]; "test", "held-out" or "train" made them."""
 
     reconstruction: Range
     alignment: Range | None
@@ -151,27 +133,9 @@ class Scale:
 
     @classmethod
     def of(cls, raw: Raw, source: str) -> "Scale":
-        """The ranges of `raw`."""
+        """Take the ranges of `raw`."""
         alignment = None if raw.alignment is None else _range(raw.alignment)
         return cls(_range(raw.reconstruction), alignment, source)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Lists of floats and a word: what a checkpoint can hold and load as weights only."""
-        alignment = None if self.alignment is None else list(self.alignment)
-        return {
-            "reconstruction": list(self.reconstruction),
-            "alignment": alignment,
-            "source": self.source,
-        }
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> "Scale":
-        alignment = content["alignment"]
-        return cls(
-            tuple(content["reconstruction"]),
-            None if alignment is None else tuple(alignment),
-            content["source"],
-        )
 
 
 def _range(values: Tensor) -> Range:
@@ -179,21 +143,20 @@ def _range(values: Tensor) -> Range:
 
 
 def min_max(values: Tensor) -> Tensor:
-    """Values (n,) scaled linearly to [0, 1]; zeros where they are all one."""
+    """Scale values (n,) linearly to [0, 1]; zeros where they are all one."""
     return _scaled(values, _range(values))
 
 
 def _scaled(values: Tensor, limits: Range) -> Tensor:
-    """`limits` to [0, 1], what lies outside beyond it; zeros where the range has no width."""
+    """Scale `limits` to [0, 1], what lies outside beyond it; zeros where the range has no width."""
     low, high = limits
     return (values - low) / (high - low) if high > low else torch.zeros_like(values)
 
 
 def fuse(raw: Raw, scale: Scale, gamma: float) -> Tensor:
-    """A = gamma R' + (1 - gamma) L' (Eq. 7), (n,) float64; A = R' without a discriminator.
+    """Compute A = gamma R' + (1 - gamma) L' (Eq. 7), (n,) float64; A = R' without a discriminator.
 
-    R' and L' are R and L scaled linearly by `scale`. They are not clamped: a score beyond the
-    range keeps its rank.
+    R' and L' are R and L scaled by `scale`, not clamped: a score beyond the range keeps its rank.
     """
     reconstruction = _scaled(raw.reconstruction, scale.reconstruction)
     if raw.alignment is None:
@@ -203,30 +166,102 @@ def fuse(raw: Raw, scale: Scale, gamma: float) -> Tensor:
     return gamma * reconstruction + (1 - gamma) * _scaled(raw.alignment, scale.alignment)
 
 
-def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
-    """Area under the ROC curve of scores (n,) for labels (n,), 1 or True being anomalous.
+def score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, float]]:
+    """Give R, L (blank without a discriminator) and A of each picture; `repr` keeps every digit."""
+    parts = raw.reconstruction.tolist()
+    alignment = [""] * len(parts) if raw.alignment is None else raw.alignment.tolist()
+    return list(zip(parts, alignment, scores.tolist(), strict=True))
 
-    The share of pairs, one good and one anomalous, that the scores put in order; a tie is half a
-    pair. None where either kind is missing.
+
+def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
+    """Compute the area under the ROC curve of scores (n,) for labels (n,), 1 or True being anomalous.
+
+    It is the share of pairs, one good and one anomalous, that the scores put in order; a tie is half
+    a pair. None where either kind is missing.
     """
     labels = labels.flatten().bool()
-    if labels.all() or not labels.any():
+    bad, good = int(labels.sum()), int((~labels).sum())
+    if not bad or not good:
         return None
-    # The arguments are right by construction; checking them would sort every pixel once more.
-    area = binary_auroc(to_unit_interval(scores), labels.long(), validate_args=False)
-    return round(area.item(), 6)  # it sums in float32; what follows is noise
+    # Ranks from 1, those of equal scores being their mean: half the count below and not above.
+    _, place, counts = torch.unique(scores.flatten(), return_inverse=True, return_counts=True)
+    ranks = counts.cumsum(0).double() - (counts - 1).double() / 2
+    area = (ranks[place][labels].sum().item() - bad * (bad + 1) / 2) / (bad * good)
+    return round(area, 6)
 
 
 def pixel_auroc(error_maps: Tensor, masks: Tensor) -> float | None:
-    """Area under the ROC curve over all pixels of error maps (n, S, S) for masks (n, S, S)."""
-    return image_auroc(error_maps.flatten(), masks.flatten())
+    """Compute the area under the ROC curve over all pixels of error maps and masks (n, S, S)."""
+    return image_auroc(error_maps, masks)
 
 
-def to_unit_interval(scores: Tensor) -> Tensor:
-    """Scores (n,) mapped to [0, 1) in float64, their order and their ties exactly kept.
+def roc_curve(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute false and true positive rates (k,) for each threshold on scores (n,), from 0 to 1.
 
-    torchmetrics puts a sigmoid over scores outside [0, 1], after which large ones tie; min and
-    max scaling can make ties too, by rounding. Ranks cannot.
+    labels: (n,), 1 or True being anomalous; both kinds must be there.
     """
-    rank: Tensor = torch.unique(scores, return_inverse=True)[1]
-    return rank.double() / scores.numel()
+    _, place = torch.unique(-scores, return_inverse=True)  # the highest score first
+    labels = labels.bool()
+    rates = []
+    for kind in (~labels, labels):
+        counts = torch.bincount(place[kind], minlength=int(place.max()) + 1).cumsum(0)
+        rates.append(torch.cat([torch.zeros(1), counts / counts[-1]]))
+    return rates[0], rates[1]
+
+
+@dataclass
+class Findings:
+    """A scored test set of n pictures with scores A (n,); `anomaly` is "defect", or "class"."""
+
+    samples: Sequence[Sample]
+    pictures: Pictures
+    raw: Raw
+    scores: Tensor
+    anomaly: str
+
+    @cached_property
+    def truth(self) -> tuple[Tensor, Tensor]:
+        """The masks, bool (n, S, S), and whether each is known, bool (n,); see `load_masks`."""
+        return load_masks(self.samples, self.raw.error_maps.shape[-1])
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Whether each picture is anomalous, bool (n,)."""
+        return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
+
+    @cached_property
+    def peaks(self) -> Tensor:
+        """The peak of each error map, (n,)."""
+        return peaks(self.raw.error_maps)
+
+    @property
+    def auroc(self) -> float | None:
+        """The area under the ROC curve of the scores."""
+        return image_auroc(self.scores, self.labels)
+
+    def metrics(self) -> dict[str, Any]:
+        """Compute every AUROC over all pictures, and over each defect with the good ones."""
+        defects: dict[str, Any] = {}
+        for defect in dict.fromkeys(sample.defect for sample in self.samples if sample.label):
+            members = torch.tensor([sample.defect == defect for sample in self.samples])
+            areas = self._areas(members | ~self.labels)
+            defects[defect] = {"count": int(members.sum()), **areas}
+        counts = {
+            "good": int((~self.labels).sum()),
+            "anomalous": int(self.labels.sum()),
+            "masks": int((self.truth[1] & self.labels).sum()),
+        }
+        areas = self._areas(torch.ones_like(self.labels))
+        return {"kind": self.anomaly, **areas, "counts": counts, "defects": defects}
+
+    def _areas(self, members: Tensor) -> dict[str, float | None]:
+        """Compute the areas over the pictures `members`; by pixel over those whose mask is known."""
+        masks, known = self.truth
+        marked = members & known
+        labels = self.labels[members]
+        return {
+            "image_auroc": image_auroc(self.scores[members], labels),
+            "image_auroc_peak": image_auroc(self.peaks[members], labels),
+            "image_auroc_brightness": image_auroc(self.raw.brightness[members], labels),
+            "pixel_auroc": pixel_auroc(self.raw.error_maps[marked], masks[marked]),
+        }

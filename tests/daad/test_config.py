@@ -5,7 +5,7 @@ import math
 import pytest
 
 from daad.config import VARIANTS, Config, items_at_paper_ratio, parse_division
-from daad.errors import UserError
+from daad.io import UserError
 
 
 def test_the_defaults_are_the_papers():

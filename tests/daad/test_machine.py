@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from daad.errors import UserError
+from daad.io import UserError
 from daad.machine import (
     available_memory,
     count_cores,
@@ -15,6 +15,7 @@ from daad.machine import (
     pick_device,
     proc_value,
     processor_name,
+    start_fabric,
 )
 
 MEMINFO = "MemTotal:       16000000 kB\nMemAvailable:    8000000 kB\n"
@@ -91,6 +92,8 @@ def test_auto_device_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert pick_device("auto") == torch.device("cuda")
     assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match="is one GPU"):
+        start_fabric("cuda:1", 2, 1, "32")
 
 
 @pytest.mark.parametrize(
@@ -115,3 +118,18 @@ def test_first_process_by_its_environment(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert is_first_process() == first
+
+
+def test_float16_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match="--precision 16 needs a GPU"):
+        start_fabric("cpu", 1, 1, "16")
+
+
+def test_fabric_run_decides_what_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CLI_USED": "1", "DEVICES": "1", "NUM_NODES": "1"}.items():
+        monkeypatch.setenv(f"LT_{name}", value)
+    monkeypatch.setenv("LT_ACCELERATOR", "cpu")
+    assert start_fabric("auto", 1, 1, "32").device == torch.device("cpu")
+    monkeypatch.setenv("LT_PRECISION", "bf16-mixed")
+    with pytest.raises(UserError, match=r"cannot compute as asked: .*precision"):
+        start_fabric("cpu", 1, 1, "32")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from daad import data
-from daad.data import PictureFiles
-from daad.errors import UserError
+from daad import machine
+from daad import pictures as room
+from daad.io import UserError
+from daad.pictures import PictureFiles
 from tests.helpers.picture_files import one_line, save, save_noise
 
 
@@ -105,9 +106,9 @@ def test_half_of_the_available_memory_is_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = save(tmp_path / "0.png")
-    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4)
+    monkeypatch.setattr(room, "available_memory", lambda: 2 * 3 * 4 * 4)
     kept = PictureFiles([path], 4)
-    monkeypatch.setattr(data, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
+    monkeypatch.setattr(room, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
     read = PictureFiles([path], 4)
     path.unlink()
     assert len(kept.batch(torch.tensor([0]), "cpu")) == 1
@@ -116,7 +117,7 @@ def test_half_of_the_available_memory_is_the_limit(
 
 
 def test_the_machines_memory_is_a_sensible_number() -> None:
-    assert 2**26 < data.available_memory() < 2**50
+    assert 2**26 < machine.available_memory() < 2**50
 
 
 @pytest.mark.gpu

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from daad.config import Config
-from daad.errors import UserError
-from daad.light import brightness
+from daad.io import UserError
+from daad.network import Networks
+from daad.pictures import brightness
 from daad.scoring import (
     Raw,
     Scale,
@@ -18,12 +19,10 @@ from daad.scoring import (
     image_auroc,
     peaks,
     pixel_auroc,
+    roc_curve,
     score_pictures,
-    to_unit_interval,
 )
 from tests.helpers.stand_ins import Halve, MeanFeature, TensorPictures
-
-CPU = torch.device("cpu")
 
 
 def raw_of(reconstruction: list[float], alignment: list[float] | None = None) -> Raw:
@@ -72,9 +71,9 @@ def test_a_scale_without_alignment_does_not_fit_scores_that_have_it() -> None:
 @pytest.mark.parametrize("alignment", [None, [0.1, 0.3]])
 def test_scale_survives_a_checkpoint(tmp_path, alignment) -> None:
     scale = Scale.of(raw_of([1 / 3, 2 / 3], alignment), "held-out")
-    torch.save({"score_scale": scale.to_dict()}, tmp_path / "c.ckpt")
+    torch.save({"score_scale": scale._asdict()}, tmp_path / "c.ckpt")
     loaded = torch.load(tmp_path / "c.ckpt", weights_only=True)["score_scale"]
-    assert Scale.from_dict(loaded) == scale
+    assert Scale(**loaded) == scale
 
 
 # R, L and error maps
@@ -85,7 +84,7 @@ def test_scores_of_a_known_reconstruction() -> None:
     values = torch.tensor([0.2, -0.4, 0.8, 1.0, 0.0])
     x = values[:, None, None, None].expand(5, 3, 4, 4)
     config = Config(variant="daad+", batch_size=2, distance="squared")
-    raw = score_pictures(Halve(), MeanFeature(), TensorPictures(x), config, CPU)
+    raw = score_pictures(Networks(Halve(), MeanFeature()), TensorPictures(x), config)
 
     expected = (values.double() ** 2 / 4).tolist()
     assert raw.reconstruction.dtype == torch.float64
@@ -104,14 +103,14 @@ def test_scores_of_a_known_reconstruction() -> None:
 
 def test_brightness_is_the_pictures_own() -> None:
     x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    raw = score_pictures(Halve(), None, TensorPictures(x), Config(batch_size=2), CPU)
+    raw = score_pictures(Networks(Halve(), None), TensorPictures(x), Config(batch_size=2))
     assert torch.equal(raw.brightness, brightness(x))
 
 
 def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
     x = torch.full((1, 3, 4, 4), 0.5)
     config = Config(distance="l2")
-    raw = score_pictures(Halve(), None, TensorPictures(x), config, CPU)
+    raw = score_pictures(Networks(Halve(), None), TensorPictures(x), config)
     assert raw.alignment is None
     assert raw.reconstruction.item() == pytest.approx(0.25 * math.sqrt(48))
     assert raw.error_maps[0, 0, 0].item() == pytest.approx(0.0625)
@@ -119,7 +118,7 @@ def test_l2_distance_is_the_norm_and_error_maps_stay_squared() -> None:
 
 def test_reconstructions_beyond_the_picture_range_saturate() -> None:
     x = torch.tensor([-6.0, 6.0])[:, None, None, None].expand(2, 3, 2, 2)
-    raw = score_pictures(Halve(), None, TensorPictures(x), Config(), CPU)
+    raw = score_pictures(Networks(Halve(), None), TensorPictures(x), Config())
     assert raw.reconstructions[:, 0, 0, 0].tolist() == [0, 255]
 
 
@@ -127,7 +126,7 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     x = torch.zeros(3, 3, 2, 2)
     x[1] = float("nan")
     with pytest.raises(UserError, match="diverged"):
-        score_pictures(Halve(), None, TensorPictures(x), Config(), CPU)
+        score_pictures(Networks(Halve(), None), TensorPictures(x), Config())
 
 
 # The modes of the networks
@@ -148,7 +147,7 @@ def test_scoring_leaves_the_network_as_it_was(mode, training) -> None:
     model[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     config = Config(batch_norm=mode, batch_size=2)
-    score_pictures(model, None, TensorPictures(torch.randn(5, 3, 8, 8)), config, CPU)
+    score_pictures(Networks(model, None), TensorPictures(torch.randn(5, 3, 8, 8)), config)
     assert [module.training for module in model.modules()] == [training, training, False]
     assert model[0].track_running_stats
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -158,7 +157,9 @@ def test_modes_come_back_after_an_error() -> None:
     model = normalising()
     with pytest.raises(RuntimeError):
         score_pictures(
-            model, None, TensorPictures(torch.zeros(2, 5, 8, 8)), Config(batch_norm="batch"), CPU
+            Networks(model, None),
+            TensorPictures(torch.zeros(2, 5, 8, 8)),
+            Config(batch_norm="batch"),
         )
     assert all(module.training for module in model.modules())
     assert model[0].track_running_stats
@@ -167,7 +168,9 @@ def test_modes_come_back_after_an_error() -> None:
 def test_batch_norm_by_running_statistics_does_not_see_the_batch() -> None:
     model, x = normalising(), torch.randn(6, 3, 8, 8)
     scores = [
-        score_pictures(model, None, TensorPictures(x), Config(batch_size=size), CPU).reconstruction
+        score_pictures(
+            Networks(model, None), TensorPictures(x), Config(batch_size=size)
+        ).reconstruction
         for size in (2, 6)
     ]
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-6, atol=0)
@@ -176,7 +179,7 @@ def test_batch_norm_by_running_statistics_does_not_see_the_batch() -> None:
 def test_batch_norm_by_the_batch_normalises_by_it_alone() -> None:
     model, x = normalising(), torch.randn(6, 3, 8, 8)
     config = Config(batch_norm="batch", batch_size=3)
-    raw = score_pictures(model, None, TensorPictures(x), config, CPU)
+    raw = score_pictures(Networks(model, None), TensorPictures(x), config)
     expected = []
     for part in x.split(3):
         mean = part.mean(dim=(0, 2, 3), keepdim=True)
@@ -193,7 +196,7 @@ def test_mixed_precision_reaches_the_network_and_not_the_distances() -> None:
     network = nn.Conv2d(3, 3, 3, padding=1).cuda()
     pictures = TensorPictures(torch.randn(4, 3, 16, 16))
     full, mixed = (
-        score_pictures(network, None, pictures, Config(precision=name), torch.device("cuda"))
+        score_pictures(Networks(network, None), pictures, Config(precision=name))
         for name in ("32", "bf16")
     )
     assert mixed.error_maps.dtype == torch.float32
@@ -277,12 +280,15 @@ def test_peaks_are_those_of_the_smoothed_maps() -> None:
     assert peaks(torch.rand(2, 4, 4)).shape == (2,)
 
 
-@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=2, max_size=8))
-def test_the_unit_interval_keeps_order_and_ties(values: list[float]) -> None:
-    scores = torch.tensor(values, dtype=torch.float64)
-    unit = to_unit_interval(scores)
-    assert 0 <= unit.min() <= unit.max() < 1
-    assert torch.equal(
-        torch.sign(unit[:, None] - unit[None]),
-        (scores[:, None] > scores[None]).double() - (scores[:, None] < scores[None]).double(),
-    )
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=12))
+def test_the_roc_curve_rises_and_has_the_area(pairs: list[tuple[int, bool]]) -> None:
+    scores, labels = (torch.tensor(column) for column in zip(*pairs, strict=True))
+    assume(0 < labels.sum() < len(labels))
+    false_rate, true_rate = roc_curve(scores.double(), labels)
+    for rates in (false_rate, true_rate):
+        assert (rates[0].item(), rates[-1].item()) == (0, 1)
+        assert (rates.diff() >= 0).all()
+    area = torch.trapezoid(true_rate.double(), false_rate.double()).item()
+    assert area == pytest.approx(image_auroc(scores.double(), labels), abs=1e-6)
+    # Each threshold once: a point for each score there is, and the origin.
+    assert len(false_rate) == len(scores.unique()) + 1

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from daad import training
-from daad.checkpoint import CHECKPOINT, load_checkpoint, load_models
-from daad.devices import start_fabric
-from daad.errors import UserError
-from daad.model import Discriminator, Generator
+from daad.io import UserError, load_checkpoint
+from daad.machine import start_fabric
+from daad.network import CHECKPOINT, Networks, load_networks
+from daad.scoring import score_pictures
 from daad.training import Trainer, train
 from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
@@ -43,7 +43,7 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
 ) -> None:
     c = config(**({"variant": "daad+"} | choices))
     trainer = Trainer(c, start_fabric("cpu", 1, 1, "32"), tmp_path, None)
-    g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    g, d = copy.deepcopy(trainer.networks.generator), copy.deepcopy(trainer.networks.discriminator)
     x = FakePictures(4).values
     got = trainer._step(x)
 
@@ -88,7 +88,9 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
     for name in want:
         torch.testing.assert_close(got[name], want[name].detach(), rtol=1e-4, atol=1e-6)
     # Adam's first step is lr times the gradient's sign, so rounding shows where that is about 0.
-    pairs = [(trainer.generator, g)] + ([(trainer.discriminator, d)] if d is not None else [])
+    pairs = [(trainer.networks.generator, g)] + (
+        [(trainer.networks.discriminator, d)] if d is not None else []
+    )
     for mine, reference in pairs:
         for name, value in mine.state_dict().items():
             other = reference.state_dict()[name]
@@ -99,14 +101,16 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
 def test_generator_step_leaves_the_discriminator_alone(tmp_path: Path) -> None:
     trainer = Trainer(config(variant="daad+"), start_fabric("cpu", 1, 1, "32"), tmp_path, None)
     x = FakePictures(4).values
-    trainer._discriminator_step(x, trainer.generator(x).detach())
-    before = [p.grad.clone() for p in trainer.discriminator.parameters()]
-    losses = trainer._judge(trainer.discriminator, x, trainer.generator(x))
+    trainer._discriminator_step(x, trainer.networks.generator(x).detach())
+    before = [p.grad.clone() for p in trainer.networks.discriminator.parameters()]
+    losses = trainer._judge(trainer.networks.discriminator, x, trainer.networks.generator(x))
     (losses["adversarial"] + losses["alignment"]).backward()
-    for parameter, grad in zip(trainer.discriminator.parameters(), before, strict=True):
+    for parameter, grad in zip(trainer.networks.discriminator.parameters(), before, strict=True):
         assert parameter.requires_grad
         assert torch.equal(parameter.grad, grad)
-    assert all(p.grad is not None and p.grad.any() for p in trainer.generator.head.parameters())
+    assert all(
+        p.grad is not None and p.grad.any() for p in trainer.networks.generator.head.parameters()
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,16 +183,14 @@ def test_training_lowers_the_reconstruction_loss(variant: str, tmp_path: Path) -
     assert pictures.asked[:2] != pictures.asked[2:4]
 
 
-def test_scorer_sees_eval_mode_on_its_epochs_only(tmp_path: Path) -> None:
-    modes = []
+def test_scorer_is_asked_on_its_epochs_only(tmp_path: Path) -> None:
+    c = config(variant="daad+", epochs=5, evaluate_every=2)
 
-    def scorer(generator: Generator, discriminator: Discriminator | None) -> float:
-        modes.append((generator.training, discriminator.training, torch.is_grad_enabled()))
+    def scorer(networks: Networks) -> float:
+        score_pictures(networks, FakePictures(2), c)
         return 0.75
 
-    c = config(variant="daad+", epochs=5, evaluate_every=2)
     train(c, FakePictures(2), tmp_path / "scored", device="cpu", scorer=scorer)
-    assert modes == 2 * [(False, False, False)]
     aurocs = [row["auroc"] for row in read_history(tmp_path / "scored")]
     assert aurocs == ["", "0.75", "", "0.75", ""]
     # Looking does not change the run
@@ -231,7 +233,7 @@ def test_weights_that_are_not_finite_are_not_saved(
         update(self, name, loss)
         if self.epoch == 1:
             with torch.no_grad():
-                self.generator.head[2].bias.fill_(float("inf"))
+                self.networks.generator.head[2].bias.fill_(float("inf"))
 
     monkeypatch.setattr(Trainer, "_update", spoil)
     with pytest.raises(UserError, match=r"epoch 2: .*generator's weights"):
@@ -268,7 +270,7 @@ def keep(self, **choices):
 original, training.Trainer._keep = training.Trainer._keep, keep
 c = config(variant="daad+", epochs=3, evaluate_every=1, **{choices!r})
 training.train(c, FakePictures(7), Path({out!r}), device="cpu", devices=2,
-               scorer=lambda generator, discriminator: 0.5)
+               scorer=lambda networks: 0.5)
 print("after training")
 """
 
@@ -296,4 +298,4 @@ def test_two_processes_train_one_model(precision: str, tmp_path: Path) -> None:
     assert [row["auroc"] for row in rows] == ["0.5", "0.5", "0.5"]
     losses = [float(row["reconstruction"]) for row in rows]
     assert losses[2] < losses[0]
-    assert load_models(tmp_path, "cpu")[3]["epoch"] == 3
+    assert load_networks(tmp_path)[2]["epoch"] == 3

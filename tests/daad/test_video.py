@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from daad.data import PictureFiles
-from daad.errors import UserError
-from daad.frame_labels import load_labels
-from daad.video import TESTING, TRAINING, all_frames, excerpts, list_clips, load_video
+from daad.frames import excerpts
+from daad.io import UserError
+from daad.pictures import PictureFiles
+from daad.video import TESTING, TRAINING, all_frames, list_clips, load_labels, load_video
 from tests.helpers.video_clips import make_clip, make_masks, make_video, save_frame
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))

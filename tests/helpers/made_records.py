@@ -4,14 +4,14 @@ from contextlib import suppress
 from typing import Any
 
 from daad.config import Config
-from daad.errors import UserError
-from paper.records import Record, choices_of
-from paper.settings import SCALES
-from paper.tables import DAAD, TABLES
+from daad.io import UserError
+from reproduction.records import Record, choices_of
+from reproduction.scales import SCALES
+from reproduction.tables import DAAD, TABLES
 
 # Division and N of the small scale.
 _MEMORIES = {"ae": ("", 0), "ae-skip": ("", 0), "memae": ("pixel", 125)}
-_SMALL = {kind: DAAD.config(kind, "small", 0) for kind in ("photographs", "mnist", "video")}
+_SMALL = {kind: DAAD.config(kind, SCALES["small"], 0) for kind in ("photographs", "mnist", "video")}
 
 
 def _choices(config: Config) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _others(setting: str, subject: str, scale: str) -> str:
         for row in table.rows:
             if (table.kind, row.setting.run) == (kind, setting) and scale in SCALES:
                 with suppress(UserError):  # a division that does not fit
-                    return str(choices_of(row.setting.config(kind, scale, 0))[-1])
+                    return str(choices_of(row.setting.config(kind, SCALES[scale], 0))[-1])
     return ""
 
 

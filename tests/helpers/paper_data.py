@@ -5,20 +5,24 @@ tested elsewhere, and take most of the time.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
+import torch
 
 import reproduce
-from daad import report
-from daad.synthetic import make_dataset
-from paper.collection import Collection
-from paper.jobs import Job, Subject, subject_name
-from paper.settings import SCALES
-from paper.tables import TABLES, Table
+from daad.drawn import make_dataset
+from daad.io import save_checkpoint
+from daad.network import CHECKPOINT, Networks
+from daad.progress import History
+from daad.run import Hardware, evaluate, write_settings
+from reproduction.jobs import Job, Train
+from reproduction.scales import SCALES, Scale
+from reproduction.tables import PAPER, Paper
 from tests.helpers.labelled_files import write_cifar10, write_mnist
 from tests.helpers.scripts import Done, call, table
 from tests.helpers.video_clips import make_video
@@ -55,35 +59,54 @@ def make_collection(root: Path) -> Path:
     return root
 
 
-def make_tiny(patch: pytest.MonkeyPatch) -> None:
-    """Let scale small be `TINY`, on two digits, without reports."""
-    subjects = Collection.subjects
+def paper_of(**tiny: Any) -> Paper:
+    """The paper with a scale `small` of `TINY` and `tiny`, on two digits."""
+    choices = {kind: own | tiny for kind, own in TINY.items()}
+    scales = {**SCALES, "small": Scale("small", choices, SCALES["small"].words)}
+    digits = dataclasses.replace(PAPER.tables["table2-mnist"], subjects=DIGITS)
+    return Paper({**PAPER.tables, "table2-mnist": digits}, scales)
 
-    def some(collection: Collection, table: Table, *names: Any) -> list[Subject]:
-        found = subjects(collection, table, *names)
-        return [one for one in found if not table.subjects or subject_name(one) in table.subjects]
 
-    digits = dataclasses.replace(TABLES["table2-mnist"], subjects=DIGITS)
-    patch.setitem(SCALES, "small", TINY)
-    patch.setitem(TABLES, "table2-mnist", digits)
-    patch.setattr(Collection, "subjects", some)
-    patch.setattr(report, "draw_figures", lambda *_: None)
-    patch.setattr(report, "write_report", lambda *_: None)
+SMALL_PAPER = paper_of()
+
+
+def noting(names: list[str]) -> Train:
+    """A training that only notes the jobs it was asked for."""
+    return lambda job, *_: names.append(str(job))
+
+
+def untrained(job: Job, hardware: Hardware, deadline: float | None) -> None:
+    """In place of a training: the network as it begins, evaluated."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    write_settings(job.folder, job.config, job.task.source, hardware)
+    torch.manual_seed(job.seed)
+    generator, discriminator = Networks.build(job.config)
+    history = History(job.folder / "history.csv", [])
+    history.add(job.config.epochs, {"reconstruction": 0.5}, 30.0)
+    history.write(always=True)
+    state = {
+        "config": job.config.to_dict(),
+        "epoch": job.config.epochs,
+        "generator": generator.state_dict(),
+        "discriminator": discriminator.state_dict() if discriminator else None,
+    }
+    save_checkpoint(job.folder / CHECKPOINT, state)
+    evaluate(job.folder, job.task, torch.device("cpu"))
 
 
 # The script
 
 
-def script(*arguments: Any, cwd: Path, scale: str = "small") -> Done:
+def script(
+    *arguments: Any,
+    cwd: Path,
+    scale: str = "small",
+    paper: Paper = SMALL_PAPER,
+    train: Train = untrained,
+) -> Done:
     arguments = (*arguments, "--scale", scale, "--device", "cpu", "--out", "out")
-    return call(reproduce.run, *arguments, cwd=cwd)
-
-
-def noted(patch: pytest.MonkeyPatch) -> list[str]:
-    """The jobs that are run from now on, none of which is."""
-    names: list[str] = []
-    patch.setattr(Job, "execute", lambda job, *_: names.append(str(job)))
-    return names
+    run: Callable[[Sequence[str]], None] = partial(reproduce.main, paper=paper, train=train)
+    return call(run, *arguments, cwd=cwd)
 
 
 def said(done: Done) -> str:
@@ -118,7 +141,8 @@ def tables(text: str) -> list[list[list[str]]]:
             found.append([])
         inside = line.startswith("|")
         if inside:
-            found[-1].append([cell.strip() for cell in line.strip("|").split("|")])
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            found[-1].append([cell.strip() for cell in cells])
     for lines in found:
         assert set(lines.pop(1)) <= {"---", "---:"}
     return found

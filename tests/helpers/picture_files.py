@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daad.errors import UserError
+from daad.io import UserError
 
 
 def save(path: Path, color: object = (10, 20, 30), size: int = 8, mode: str = "RGB") -> Path:

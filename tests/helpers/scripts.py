@@ -19,17 +19,20 @@ class Done(NamedTuple):
 
 def call(run: Callable[[Sequence[str]], None], *arguments: Any, cwd: Path | None = None) -> Done:
     """`run` of a script on `arguments`, as if from the shell in `cwd`."""
-    printed, complained = io.StringIO(), io.StringIO()
+    printed = io.StringIO()
+    # With an encoding, as a terminal has it: tyro asks for it, to draw its boxes
+    complained = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
     before = Path.cwd()
     os.chdir(cwd or before)
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
             run([str(argument) for argument in arguments])
+        code: Any = 0
     except SystemExit as end:
-        return Done(end.code, printed.getvalue(), complained.getvalue())
+        code = end.code
     finally:
         os.chdir(before)
-    raise AssertionError("the script ended without an exit code")
+    return Done(code, printed.getvalue(), complained.buffer.getvalue().decode())
 
 
 def refused(done: Done, *texts: str) -> None:
@@ -39,6 +42,13 @@ def refused(done: Done, *texts: str) -> None:
     assert line.startswith("error: ")
     for text in texts:
         assert text in line
+
+
+def misused(done: Done, *texts: str) -> None:
+    """Code 2 and tyro's words on options that cannot be, with all of `texts` in them."""
+    assert done.returncode == 2
+    for text in texts:
+        assert text in done.stderr
 
 
 def table(path: Path) -> list[dict[str, str]]:

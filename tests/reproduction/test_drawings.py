@@ -2,44 +2,32 @@
 
 import dataclasses
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from daad.checkpoint import CHECKPOINT, save_checkpoint
-from daad.data import Category, load_category
-from daad.files import write_csv, write_json
-from daad.model import Generator
-from daad.runs import METRICS, Hardware, write_settings
-from daad.video import load_video
-from paper import drawings
-from paper.drawings import Drawer
-from paper.figures import Series, curve_figure
-from paper.jobs import Subject
-from paper.records import Record, collect, run_folder
-from paper.settings import SCALES, Setting
-from paper.tables import DAAD, DAAD_PLUS, TABLES, rows_that_fit
+from daad.io import save_checkpoint, write_csv, write_json
+from daad.mvtec import Category, load_category
+from daad.network import CHECKPOINT, Generator
+from daad.run import METRICS, Hardware, Task, write_settings
+from reproduction import drawings
+from reproduction.drawings import Drawer, Series, curve_figure
+from reproduction.records import Record, choices_of, collect, run_folder
+from reproduction.scales import Setting
+from reproduction.tables import DAAD, DAAD_PLUS, PAPER, TABLES, Paper, rows_that_fit
 from tests.helpers.made_records import made
-from tests.helpers.paper_data import TINY
+from tests.helpers.paper_data import SMALL_PAPER
 from tests.helpers.picture_files import make_category
-from tests.helpers.video_clips import make_video
 
-Subjects = dict[str, Subject]
+Subjects = dict[str, Task[Any]]
+TINY = SMALL_PAPER.scales["small"]
 # The label of its axis, ours, and the paper's.
 Curve = tuple[str, list[Series], dict[float, float]]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SCALES, "small", TINY)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +40,7 @@ def categories(tmp_path_factory: pytest.TempPathFactory) -> Subjects:
 
 def make_run(out: Path, setting: Setting, category: Category, seed: int = 0) -> Path:
     """The folder of a finished run, whose network is as it was before training."""
-    config = setting.config("photographs", "small", seed)
+    config = setting.config("photographs", TINY, seed)
     run = run_folder(out, "small", setting.run, category.name, seed)
     torch.manual_seed(seed)
     state = {"config": config.to_dict(), "generator": Generator(config).state_dict()}
@@ -76,16 +64,18 @@ def draw(
     subjects: Subjects,
     *names: str,
     records: Sequence[Record] | None = None,
+    paper: Paper = SMALL_PAPER,
 ) -> list[str]:
     """The files that are drawn of what is in `out`, or of the records that are given."""
-    records = collect(out) if records is None else records
-    Drawer(folder, out, "small", records, subjects, torch.device("cpu")).draw(names)
+    records = collect(out, paper.scales) if records is None else records
+    device, scale = torch.device("cpu"), paper.scales["small"]
+    Drawer(folder, out, paper, scale, records, subjects, device).draw(names)
     return sorted(path.name for path in folder.glob("*"))
 
 
 def fitting(name: str) -> list[Setting]:
     table = TABLES[name]
-    return [row.setting for row in rows_that_fit(table.rows, table.kind, "small")[0]]
+    return [row.setting for row in rows_that_fit(table, TINY)[0]]
 
 
 # Runs
@@ -142,7 +132,7 @@ def test_division_rates_are_those_that_fit(
 def test_scores_by_area_need_both_runs_evaluated(tmp_path: Path, categories: Subjects) -> None:
     out = tmp_path / "out"
     runs = [make_run(out, setting, categories["bottle"]) for setting in (DAAD, DAAD_PLUS)]
-    records = collect(out)
+    records = collect(out, PAPER.scales)
     assert [record.setting for record in records] == ["daad", "daad+"]
     assert draw(tmp_path / "1", out, categories, "figure6") == ["figure6-small-bottle.png"]
     assert draw(tmp_path / "2", out, categories, "figure6", records=records[:1]) == []
@@ -168,7 +158,7 @@ def test_runs_side_by_side_are_of_one_seed(
         runs = [make_run(out, setting, bottle, seed) for seed in seeds]
         if setting is DAAD:
             elsewhere = runs[0]
-    records = collect(out)
+    records = collect(out, PAPER.scales)
     shutil.rmtree(elsewhere)
     draw(tmp_path / "1", out, categories, "figure6", records=records)
     assert seen == [["seed-2", "seed-2"]]
@@ -177,7 +167,7 @@ def test_runs_side_by_side_are_of_one_seed(
 def test_reconstructions_need_the_networks(tmp_path: Path, categories: Subjects) -> None:
     out = tmp_path / "out"
     runs = [make_run(out, setting, categories["bottle"]) for setting in fitting("figure2")]
-    records = collect(out)
+    records = collect(out, PAPER.scales)
     (runs[0] / CHECKPOINT).unlink()
     assert draw(tmp_path / "1", out, categories, "figure2", records=records) == []
     make_run(out, fitting("figure2")[0], categories["bottle"])
@@ -188,37 +178,36 @@ def test_reconstructions_need_the_networks(tmp_path: Path, categories: Subjects)
 
 
 def test_of_a_video_the_first_mixed_clip_of_daad_is_shown(tmp_path: Path) -> None:
-    labels = {"1": [0, 0], "2": [1, 1], "3": [0, 1], "4": [1, 0]}
-    root = make_video(tmp_path / "ped2", dict.fromkeys(labels, 2))
-    np.savez(root / "frame_labels.npz", **{name: np.array(v) for name, v in labels.items()})
-    subjects: Subjects = {"ped2": load_video(root)}
     records = [like_the_scale("video", name, "ped2", 1) for name in ("ae", "daad")]
     out = tmp_path / "out"
-    for setting in ("ae", "daad"):
-        curves = run_folder(out, "small", setting, "ped2", 1) / "figures" / "curves"
-        curves.mkdir(parents=True)
-        for clip in labels:
-            (curves / f"{clip}.png").write_text(f"{setting} {clip}")
-    only_ae = draw(tmp_path / "0", out, subjects, "table6-ped2", records=records[:1])
-    assert only_ae == []
-    drawn = draw(tmp_path / "1", out, subjects, "table6-ped2", "table6-avenue", records=records)
-    assert drawn == ["table6-ped2-small-3.png"]
-    assert (tmp_path / "1" / drawn[0]).read_text() == "daad 3"
-    assert draw(tmp_path / "2", tmp_path, subjects, "table6-ped2", records=records) == []
 
-    apart = {"1": [0, 0], "2": [1, 1], "3": [0, 0], "4": [1, 1]}  # no clip has both
-    np.savez(root / "frame_labels.npz", **{name: np.array(v) for name, v in apart.items()})
-    subjects = {"ped2": load_video(root)}
-    assert draw(tmp_path / "3", out, subjects, "table6-ped2", records=records) == []
+    def draw_video(folder: str, abnormal: dict[str, int], records: list[Record]) -> list[str]:
+        for setting in ("ae", "daad"):
+            run = run_folder(out, "small", setting, "ped2", 1)
+            clips = {name: {"frames": 2, "abnormal": count} for name, count in abnormal.items()}
+            write_json(run / METRICS, {"clips": clips})
+            for clip in clips:
+                (run / "figures" / "curves").mkdir(parents=True, exist_ok=True)
+                (run / "figures" / "curves" / f"{clip}.png").write_text(f"{setting} {clip}")
+        return draw(tmp_path / folder, out, {}, "table6-ped2", "table6-avenue", records=records)
+
+    mixed = {"1": 0, "2": 2, "3": 1, "4": 1}
+    assert draw_video("0", mixed, records[:1]) == []  # of AE alone
+    assert draw_video("1", mixed, records) == ["table6-ped2-small-3.png"]
+    assert (tmp_path / "1" / "table6-ped2-small-3.png").read_text() == "daad 3"
+    assert draw_video("2", {"1": 0, "2": 2}, records) == []  # no clip has both
+    elsewhere = draw(tmp_path / "3", tmp_path, {}, "table6-ped2", records=records)
+    assert elsewhere == []
 
 
 def like_the_scale(kind: str, setting: str, subject: str, seed: int) -> Record:
     """A record that was trained as the scale has it now."""
-    config = Setting(setting, {"variant": setting}).config(kind, "small", seed)
+    config = Setting(setting, {"variant": setting}).config(kind, TINY, seed)
     names = ("image_size", "width", "temperature", "epochs", "batch_size", "lr")
     choices = {name: getattr(config, name) for name in names}
     memory = {"division": "2x2x1", "num_items": config.num_items} if setting == "daad" else {}
-    return made(setting, subject, 0.9, seed, **choices, **memory)
+    others = choices_of(config)[-1]
+    return made(setting, subject, 0.9, seed, others=others, **choices, **memory)
 
 
 # Records
@@ -234,15 +223,6 @@ def curves(monkeypatch: pytest.MonkeyPatch) -> list[Curve]:
         return curve_figure(label, series, paper)
 
     monkeypatch.setattr(drawings, "curve_figure", noted)
-    photographs = {
-        "image_size": 128,
-        "width": 16,
-        "epochs": 40,
-        "batch_size": 4,
-        "lr": 1e-3,
-        "num_items": 125,
-    }
-    monkeypatch.setitem(SCALES, "small", {**TINY, "photographs": photographs})
     return seen
 
 
@@ -256,7 +236,7 @@ def test_curves_are_of_the_records(tmp_path: Path, curves: list[Curve]) -> None:
         made("daad-r16", "tile", 0.5, division="16x16x1"),  # which does not fit the scale
         made("daad-n100", "tile", 0.4, num_items=25),
     ]
-    drawn = draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=records)
+    drawn = draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=records, paper=PAPER)
     assert drawn == ["table4-small.png"]
     ((label, series, paper),) = curves
     assert label == "division rate r"
@@ -269,7 +249,7 @@ def test_curves_are_of_the_records(tmp_path: Path, curves: list[Curve]) -> None:
 
 def test_the_size_of_a_memory_is_the_papers(tmp_path: Path, curves: list[Curve]) -> None:
     records = [made("daad", "bottle", 0.9), made("daad-n2000", "bottle", 0.8, num_items=500)]
-    drawn = draw(tmp_path, tmp_path / "out", {}, "figure7", records=records)
+    drawn = draw(tmp_path, tmp_path / "out", {}, "figure7", records=records, paper=PAPER)
     assert drawn == ["figure7-small.png"]
     ((label, (bottle,), paper),) = curves
     assert label == "memory size, the paper's N"
@@ -278,13 +258,18 @@ def test_the_size_of_a_memory_is_the_papers(tmp_path: Path, curves: list[Curve])
 
 def test_a_point_alone_is_no_curve(tmp_path: Path, curves: list[Curve]) -> None:
     one = [made("daad", name, 0.9) for name in ("bottle", "tile")]
-    assert draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=one) == []
+    assert draw(tmp_path, tmp_path / "out", {}, "table4", "figure7", records=one, paper=PAPER) == []
     other = dataclasses.replace(made("daad-r4", "tile", 0.9, division="4x4x1"), scale="paper")
-    assert draw(tmp_path, tmp_path / "out", {}, "table4", records=[*one, other]) == []
+    assert draw(tmp_path, tmp_path / "out", {}, "table4", records=[*one, other], paper=PAPER) == []
     assert curves == []
 
 
 def test_only_what_is_asked_for_is_drawn(tmp_path: Path, curves: list[Curve]) -> None:
     records = [made("daad", "bottle", 0.9), made("daad-r4", "bottle", 0.7, division="4x4x1")]
-    assert draw(tmp_path / "1", tmp_path / "out", {}, "figure1", records=records) == ["figure1.png"]
-    assert draw(tmp_path / "2", tmp_path / "out", {}, "table3", "open", records=records) == []
+    assert draw(tmp_path / "1", tmp_path / "out", {}, "figure1", records=records, paper=PAPER) == [
+        "figure1.png"
+    ]
+    assert (
+        draw(tmp_path / "2", tmp_path / "out", {}, "table3", "open", records=records, paper=PAPER)
+        == []
+    )

@@ -3,14 +3,17 @@
 import dataclasses
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from paper.page import SECTIONS, page
-from paper.records import Record
+from reproduction.page import SECTIONS, page
+from reproduction.records import Record
+from reproduction.tables import PAPER
 from tests.helpers.made_records import DIGITS, NO_MEMORY, PAPER_PICTURE, PICTURE, VIDEO, made
 from tests.helpers.paper_data import body, section, tables
 
 # What DAAD+ has at the paper's scale.
-PAPER = {
+OF_THE_PAPER = {
     "image_size": 256,
     "width": 64,
     "num_items": 500,
@@ -21,7 +24,7 @@ PAPER = {
 
 
 def show(*records: Record) -> str:
-    return page(records, {}, {}, "reproduction")
+    return page(PAPER, records, {}, {}, "reproduction")
 
 
 # Numbers
@@ -93,17 +96,30 @@ def test_digits_and_videos_are_no_categories() -> None:
     assert found["heads"] == ["N", "bottle", "paper, all 15"]
 
 
-def test_each_line_of_a_table_has_all_its_cells() -> None:
-    page = show(
-        *[made(name, "gear", 0.9) for name in ("ae", "daad", "memae")],
-        *[made("daad", name, 0.9, seed) for name in ("bottle", "tile") for seed in (0, 1)],
-        made("daad+", "bottle", 0.9, scale="paper", **PAPER),
-        made("daad", "mnist-3", 0.9, **DIGITS),
-        made("ae", "ped2", 0.9, **VIDEO | NO_MEMORY),
-    )
-    found = tables(page)
-    assert len(found) > 10
-    for lines in found:
+areas = st.floats(0, 1)
+records = st.builds(
+    made,
+    setting=st.sampled_from(["ae", "memae", "ae-skip", "daad", "daad+", "daad-r4", "daad-n100"]),
+    subject=st.sampled_from(["bottle", "tile", "gear", "a|b"]),
+    auroc=areas,
+    seed=st.integers(0, 2),
+    scale=st.sampled_from(["small", "small-120", "paper"]),
+    auroc_l=st.none() | areas,
+)
+of_classes = st.builds(
+    made, setting=st.sampled_from(["daad", "memae"]), auroc=areas, seed=st.integers(0, 2),
+    subject=st.sampled_from([f"mnist-{digit}" for digit in range(10)]),
+).map(lambda one: dataclasses.replace(one, **DIGITS))  # fmt: skip
+of_videos = st.builds(
+    made, setting=st.just("daad"), subject=st.sampled_from(["ped2", "avenue"]), auroc=areas,
+    auroc_global=st.none() | areas,
+).map(lambda one: dataclasses.replace(one, **VIDEO))  # fmt: skip
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(records | of_classes | of_videos, max_size=12, unique_by=lambda one: one.key))
+def test_each_line_of_a_table_has_all_its_cells(found: list[Record]) -> None:
+    for lines in tables(show(*found)):
         assert {len(line) for line in lines} == {len(lines[0])}
 
 
@@ -165,7 +181,10 @@ def test_how_many_seeds_a_figure_has_is_said() -> None:
 
 
 def test_scales_have_tables_of_their_own() -> None:
-    runs = [made("daad+", "bottle", 0.9), made("daad+", "bottle", 0.8, scale="paper", **PAPER)]
+    runs = [
+        made("daad+", "bottle", 0.9),
+        made("daad+", "bottle", 0.8, scale="paper", **OF_THE_PAPER),
+    ]
     text = section(show(*runs), "Table 3")
     papers, ours = tables(text)
     assert papers[1] == ["DAAD+", "500", "0.800 (0.976)", "0.895"]
@@ -216,7 +235,7 @@ def test_a_scale_with_one_network_is_left_out_where_another_compares_several(
     assert [line[0] for line in table_3] == ["", "AE", "DAAD"]
     assert len(tables(section(show(one, several[0]), "Table 3"))) == 2
     # The paper's is what one waits for: its first run is shown.
-    first = made("daad+", "bottle", 0.8, scale="paper", **PAPER)
+    first = made("daad+", "bottle", 0.8, scale="paper", **OF_THE_PAPER)
     assert len(tables(section(show(first, *several), "Table 3"))) == 2
 
 
@@ -227,7 +246,7 @@ def test_notes_and_pictures_are_where_they_belong() -> None:
     }
     pictures = {"table4": [PAPER_PICTURE, PICTURE], "figure1": ["reproduction/figure1.png"]}
     run = made("daad", "bottle", 0.9)
-    text = page([run], notes, pictures, "reproduction")
+    text = page(PAPER, [run], notes, pictures, "reproduction")
     introduction = text.partition("\n## ")[0]
     assert introduction.startswith("# ")
     assert introduction.endswith("\n\nOf 2026.\n")
@@ -244,17 +263,17 @@ def test_notes_and_pictures_are_where_they_belong() -> None:
     command = "```sh\npython examples/reproduce.py --only figure1\n```"
     assert figure_1.endswith(f"\n\n{shown}\n\n{command}\n")
     assert "Not run." not in figure_1
-    assert section(page([], notes, {}, "x"), "Table 5").endswith("\n\nNot run.\n\nSoon.\n")
+    assert section(page(PAPER, [], notes, {}, "x"), "Table 5").endswith("\n\nNot run.\n\nSoon.\n")
     assert "\n\n\n" not in text
 
 
 def test_a_picture_says_what_it_is_of() -> None:
     path = "reproduction/figure5-small-256-metal_nut.png"
-    text = section(page([], {}, {"figure5": [path]}, "reproduction"), "Figure 5")
+    text = section(page(PAPER, [], {}, {"figure5": [path]}, "reproduction"), "Figure 5")
     title = "Figure 5, reconstructions by division rate, small-256, metal_nut"
     command = "--data DATA --only figure5 --scale small-256 --categories metal_nut"
     assert f"![{title}]({path})\n\n*metal_nut*\n" in text
     assert f"python examples/reproduce.py {command}\n" in text
     path = "reproduction/table6-ped2-small-01.png"
-    text = section(page([], {}, {"table6-ped2": [path]}, "reproduction"), "Table 6, UCSD")
+    text = section(page(PAPER, [], {}, {"table6-ped2": [path]}, "reproduction"), "Table 6, UCSD")
     assert text.endswith(f"![Table 6, UCSD Ped2, small, 01]({path})\n\n*clip 01*\n")

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,7 @@ from tests.helpers.paper_data import (
     OF_DIGITS,
     OF_VIDEO,
     body,
-    make_collection,
-    make_tiny,
-    noted,
+    noting,
     page_of,
     results,
     said,
@@ -26,18 +24,6 @@ from tests.helpers.paper_data import (
     without_time,
 )
 from tests.helpers.scripts import area, refused, table
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        make_tiny(patch)
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_collection(tmp_path_factory.mktemp("data"))
 
 
 def asked(data: Path) -> tuple[Any, ...]:
@@ -184,12 +170,13 @@ def test_the_videos_curve_is_shown_and_nothing_else_is_drawn(whole: Path) -> Non
 # What is kept
 
 
-def test_what_is_there_is_kept(whole: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = noted(monkeypatch)
+def test_what_is_there_is_kept(whole: Path, data: Path) -> None:
+    trained: list[str] = []
+    train = noting(trained)
     files = [path for path in (whole / "out" / "small").rglob("*") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
     page, lines = page_of(whole), results(whole)
-    done = script(*asked(data), cwd=whole)
+    done = script(*asked(data), cwd=whole, train=train)
     assert "16 runs: 16 finished before, kept" in said(done)
     assert trained == []
     assert {path: path.stat().st_mtime_ns for path in files} == before
@@ -236,18 +223,17 @@ def test_runs_of_other_settings_are_not_in_the_page(whole: Path, tmp_path: Path)
 # What is run
 
 
-def test_what_another_page_has_is_not_run_again(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_another_page_has_is_not_run_again(whole: Path, data: Path, tmp_path: Path) -> None:
     assets = tmp_path / "docs" / "reproduction"
     assets.mkdir(parents=True)
     lines = (whole / "out" / "reproduction" / "results.csv").read_text().splitlines(keepends=True)
     of_mnist = next(line for line in lines if line.startswith("small,daad,mnist-3,"))
     lines.remove(of_mnist)
     (assets / "results.csv").write_text("".join(lines))
-    trained = noted(monkeypatch)
+    trained: list[str] = []
+    train = noting(trained)
     common = (*asked(data), "--page", Path("docs", "reproduction.md"))
-    assert "16 runs: 15 finished before, kept" in said(script(*common, cwd=tmp_path))
+    assert "16 runs: 15 finished before, kept" in said(script(*common, cwd=tmp_path, train=train))
     assert trained == ["daad, mnist-3, seed 0"]
     # A line without what one of its rows is ranked by is not enough.
     trained.clear()
@@ -256,25 +242,26 @@ def test_what_another_page_has_is_not_run_again(
     cells = of_video.split(",")
     cells[9] = ""  # auroc_within
     (assets / "results.csv").write_text(whole_csv.replace(of_video, ",".join(cells)))
-    said(script(*common, cwd=tmp_path))
+    said(script(*common, cwd=tmp_path, train=train))
     assert trained == ["daad, mnist-3, seed 0", "daad, ped2, seed 0"]
     (assets / "results.csv").write_text(whole_csv)
     # Another seed is another run.
-    assert "32 runs: 15 finished" in said(script(*common, "--seeds", "0,1", cwd=tmp_path))
+    assert "32 runs: 15 finished" in said(
+        script(*common, "--seeds", "0,1", cwd=tmp_path, train=train)
+    )
     # A figure shows what the CSV has not, of the first seed.
     trained.clear()
     figure = ("--data", data, "--only", "figure6", "--categories", "bottle", *common[-2:])
-    said(script(*figure, cwd=tmp_path))
+    said(script(*figure, cwd=tmp_path, train=train))
     assert trained == [f"{name}, bottle, seed 0" for name in ("daad", "daad+")]
 
 
-def test_what_was_removed_is_run_again(
-    whole: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_removed_is_run_again(whole: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "out", tmp_path / "out")
     shutil.rmtree(tmp_path / "out" / "small" / "ae" / "bottle")
-    trained = noted(monkeypatch)
-    assert "16 runs: 15 finished before" in said(script(*asked(data), cwd=tmp_path))
+    trained: list[str] = []
+    train = noting(trained)
+    assert "16 runs: 15 finished before" in said(script(*asked(data), cwd=tmp_path, train=train))
     assert trained == ["ae, bottle, seed 0"]
 
 

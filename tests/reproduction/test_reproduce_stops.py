@@ -3,58 +3,38 @@
 import dataclasses
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
-import reproduce
-from daad.checkpoint import CHECKPOINT, OF_TRAINING, load_checkpoint
-from daad.errors import UserError
-from daad.training import Trainer
-from paper import jobs
-from paper.jobs import alone_at
-from paper.settings import SCALES
-from paper.tables import TABLES
-from tests.helpers.paper_data import (
-    TINY,
-    body,
-    make_collection,
-    make_tiny,
-    page_of,
-    results,
-    section,
-    without_time,
-)
-from tests.helpers.scripts import Done, call
+from daad.io import UserError, load_checkpoint
+from daad.network import CHECKPOINT
+from daad.training import OF_TRAINING, Trainer
+from reproduction import jobs
+from reproduction.jobs import alone_at, train
+from reproduction.tables import Paper
+from tests.helpers import paper_data
+from tests.helpers.paper_data import body, page_of, paper_of, results, section, without_time
+from tests.helpers.scripts import Done
 from tests.helpers.training_runs import assert_same, break_off
 
 PED2 = "Table 6, UCSD Ped2"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def tiny() -> Iterator[None]:
-    """Runs of two epochs, with a checkpoint at the end alone; of video two networks alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        make_tiny(patch)
-        table = TABLES["table6-ped2"]
-        patch.setitem(TABLES, "table6-ped2", dataclasses.replace(table, rows=table.rows[:2]))
-        longer = {kind: choices | {"epochs": 2} for kind, choices in TINY.items()}
-        patch.setitem(SCALES, "small", longer)
-        yield
+# Runs of two epochs, with a checkpoint at the end alone; of video two networks alone.
+_LONGER = paper_of(epochs=2)
+_VIDEO = dataclasses.replace(
+    _LONGER.tables["table6-ped2"], rows=_LONGER.tables["table6-ped2"].rows[:2]
+)
+PAPER = dataclasses.replace(_LONGER, tables={**_LONGER.tables, "table6-ped2": _VIDEO})
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_collection(tmp_path_factory.mktemp("data"))
-
-
-def script(data: Path, cwd: Path, *arguments: Any) -> Done:
-    """Both networks on Ped2."""
-    common = ("--data", data, "--only", "table6-ped2", "--scale", "small", "--device", "cpu")
-    return call(reproduce.run, *common, "--out", "out", *arguments, cwd=cwd)
+def script(data: Path, cwd: Path, *arguments: Any, paper: Paper = PAPER) -> Done:
+    """Train both networks on Ped2."""
+    arguments = ("--data", data, "--only", "table6-ped2", *arguments)
+    return paper_data.script(*arguments, cwd=cwd, paper=paper, train=train)
 
 
 @pytest.fixture(scope="module")
@@ -247,18 +227,17 @@ def test_what_broke_off_goes_on(
     data: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """AE is finished and in the page, DAAD breaks off after a checkpoint."""
-    often = SCALES["small"]["video"] | {"checkpoint_every": 1}
-    monkeypatch.setitem(SCALES, "small", {**SCALES["small"], "video": often})
+    often = dataclasses.replace(PAPER, scales=paper_of(epochs=2, checkpoint_every=1).scales)
     with monkeypatch.context() as patch:
         break_off(patch, epoch=4)
-        assert script(data, tmp_path).returncode != 0
+        assert script(data, tmp_path, paper=often).returncode != 0
     assert without_time(results(tmp_path)) == without_time(results(whole)[:1])
     assert networks(tmp_path) == ["AE"]
     kept = folder_of(tmp_path, "ae") / CHECKPOINT
     before = kept.stat().st_mtime_ns
 
     begun = count_epochs(monkeypatch)
-    done = script(data, tmp_path)
+    done = script(data, tmp_path, paper=often)
     assert done.returncode == 0, done.stderr
     assert "2 runs: 1 finished before, kept" in done.stdout
     assert begun == [1]

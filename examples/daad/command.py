@@ -1,0 +1,144 @@
+"""What the scripts' command lines share: options for the choices of `Config`, `--config`, and the exit."""
+
+import dataclasses
+import itertools
+import json
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+from tyro.extras import SubcommandApp
+
+from daad.config import PIXEL, Config, Division, parse_division
+from daad.io import UserError
+
+# What several commands take.
+Out = Annotated[Path | None, arg(help="Folder of the runs to make; runs/VARIANT if not given.")]
+Device = Annotated[str, arg(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
+Devices = Annotated[int, arg(help="Devices on each machine, by DDP.")]
+Machines = Annotated[int, arg(help="Machines.")]
+Settings = Annotated[
+    Path | None,
+    arg(
+        name="config",
+        help="A TOML or JSON file of the choices below, or the config.json of a run; options that "
+        "are given too count more.",
+    ),
+]
+# What the evaluation of a trained run takes.
+Run = Annotated[Path, arg(help="Folder of a trained run.")]
+Moved = Annotated[Path | None, arg(help="Where the data is now, if it is not where it was.")]
+Gamma = Annotated[float | None, arg(help="As in training if not given.")]
+Scaling = Annotated[Literal["test", "normals"] | None, arg(help="As in training if not given.")]
+BatchNorm = Annotated[Literal["eval", "batch"] | None, arg(help="As in training if not given.")]
+
+OPPOSITES = {"--no-discriminator": "--discriminator=False"}
+
+registry = ConstructorRegistry()
+
+
+def run_app(
+    app: SubcommandApp,
+    documentation: str | None,
+    arguments: Sequence[str] | None,
+    default: str = "--help",
+) -> None:
+    """Run a script on `arguments`, None being those of the shell; without any the command `default`.
+
+    documentation: help shows its first line. For bad input it exits as `in_one_line` says.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments) or [default]
+    with in_one_line(), registry:
+        options = with_settings([OPPOSITES.get(one, one) for one in given])
+        app.cli(args=options, description=(documentation or "").partition("\n")[0])
+
+
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Print bad input as one line and exit with code 2; exit at Ctrl-C too, with a word.
+
+    A file or folder that cannot be read or written is bad input too: the system's words name it.
+    """
+    try:
+        yield
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+
+
+def with_settings(arguments: list[str]) -> list[str]:
+    """Put what the file of `--config FILE` chooses before the other options of the command."""
+    files = [one.partition("=")[2] for one in arguments if one.startswith("--config=")]
+    files += [after for one, after in itertools.pairwise(arguments) if one == "--config"]
+    chosen = [option for file in files for option in _options(Path(file))]
+    return [*arguments[:1], *chosen, *arguments[1:]]
+
+
+def _options(path: Path) -> list[str]:
+    """Write the settings of a file as options; null is what is not given."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        settings = dict(content.get("config", content))  # a run's own has more than its choices
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--config {path}: cannot be read ({error}); write TOML lines such as width = 32, or a "
+            f"JSON object"
+        ) from error
+    known = {field.name: field.type for field in dataclasses.fields(Config)}
+    options = []
+    for key, value in settings.items():
+        name, option = key.replace("-", "_"), key.replace("_", "-")
+        if name not in known:
+            raise UserError(f"--config {path}: unknown setting {key}; give {', '.join(known)}")
+        if known[name] is bool and isinstance(value, bool):
+            options.append(f"--{option}" if value else f"--no-{option}")
+        elif value is not None:
+            options.append(f"--{option}={setting_text(value)}")
+    return options
+
+
+@registry.primitive_rule
+def _own_types(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Read what tyro has no option for: three numbers or a word, and a flag that may be left open."""
+    wanted: Any = kind.type
+    if wanted == Division | Literal["pixel"] | None:
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"R_H,R_W,R_C|{PIXEL}",
+            instance_from_str=lambda given: parse_division(given[0]),
+            is_instance=lambda value: value is None or isinstance(value, tuple | str),
+            str_from_instance=lambda value: [setting_text(value)],
+        )
+    if wanted == bool | None:
+        return PrimitiveConstructorSpec(
+            nargs=(0, 1),
+            metavar="[True|False]",
+            instance_from_str=lambda given: given != ["False"],
+            is_instance=lambda value: value is None or isinstance(value, bool),
+            str_from_instance=lambda value: [str(value)],
+            choices=("True", "False"),
+        )
+    return None
+
+
+def setting_text(value: Any) -> str:
+    """Write a setting as its option takes it: a division as 8,8,1."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def given(**choices: Any) -> dict[str, Any]:
+    """Keep the choices that were made, None being none."""
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def auroc_text(value: float | None) -> str:
+    """Write an AUROC with three digits, or a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"

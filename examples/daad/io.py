@@ -1,0 +1,128 @@
+"""Files and errors: what is written is whole or absent, and what cannot be read is said in one line."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class UserError(Exception):
+    """Input that its giver can mend: what was wrong, what was expected and what to do, in one line."""
+
+
+class OutOfTime(Exception):
+    """Training stopped at its deadline, with a checkpoint to go on from."""
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path` in one step.
+
+    The temporary name keeps the suffix, since some writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, whole or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write `content`, indented, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object of JSON; OSError or ValueError where there is none."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("no object of JSON")
+    return content
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table, whole or not at all."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def write_means(
+    path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], averaged: Sequence[str]
+) -> None:
+    """Write the table of `rows`, and below it "mean" with the means of the columns `averaged`.
+
+    A mean is over the rows that have a value. It is blank where none has, and in other columns.
+    """
+    last = dict.fromkeys(columns, "") | {columns[0]: "mean"}
+    for column in averaged:
+        values = [row[column] for row in rows if row[column] is not None]
+        last[column] = round(sum(values) / len(values), 6) if values else ""
+    write_csv(path, columns, [[row[column] for column in columns] for row in [*rows, last]])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read a table as one dict a row; OSError or ValueError where there is none."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fingerprint(root: Path, paths: Iterable[Path]) -> str:
+    """Give a short word for the files `paths`, by their names below `root` and their sizes.
+
+    It is there to notice other data, not damage, so no content is read.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+    return digest.hexdigest()
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, text, lists and dicts of them), whole or not at all.
+
+    UserError where it cannot be written; an earlier file stays.
+    """
+    try:
+        write_atomically(path, lambda temporary: torch.save(state, temporary))
+    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of PyTorch's writer
+        raise UserError(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}); make room on that disk, "
+            f"or give a folder on another; what was written before is whole"
+        ) from error
+
+
+def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote; UserError where there is nothing, or nothing readable.
+
+    It loads with `weights_only=True`: a checkpoint from elsewhere can hold no code.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; train first, or give the folder of a run")
+    unreadable = (
+        f"{path}: not a readable checkpoint (cut short, or another kind of file); "
+        f"restore it from a copy, or delete it and train again"
+    )
+    try:
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # a file of another kind fails in any way at all
+        raise UserError(unreadable) from error
+    if not isinstance(state, dict) or not {"config", "epoch", "generator"} <= set(state):
+        raise UserError(unreadable)
+    return state

@@ -1,0 +1,306 @@
+"""A run, from pictures to a report, in a folder of its own: train, scale, evaluate; and put to use."""
+
+import dataclasses
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+
+import blockmem
+from daad import pictures, report, scoring
+from daad.config import Config, require_same_settings, settings_that_differ
+from daad.io import UserError, load_checkpoint, read_json, save_checkpoint, write_csv, write_json
+from daad.machine import device_name, is_first_process, pick_device
+from daad.network import CHECKPOINT, Networks, load_networks
+from daad.pictures import Normals, Pictures
+from daad.scoring import Scale, score_pictures
+from daad.training import checkpoint_to_resume, train
+
+SETTINGS, METRICS = "config.json", "metrics.json"
+PREDICTIONS = ("path", "reconstruction", "alignment", "score")
+
+
+class Judgement(Protocol):
+    """What a scored test set says: the AUROC by which epochs are compared, and all of metrics.json."""
+
+    @property
+    def auroc(self) -> float | None: ...
+    def metrics(self) -> dict[str, Any]: ...
+
+
+Found = TypeVar("Found", bound=Judgement)
+
+
+class Task(Protocol[Found]):
+    """What a run learns and is judged on: photographs, a class of a labelled set, or a video.
+
+    name, kind: a word for it, such as `mnist 3`, and the kind of data, a key of `config.KINDS`.
+    subject: what metrics.json calls it: "category" or "video".
+    area: what its AUROC is of: "image_auroc" or "frame_auroc".
+    source: where its data is ("root"), a "fingerprint" to know it by, and by the key `part` which
+    part of the data it is.
+    judge: scores the test pictures, with `scale` None over themselves.
+    write: writes what is to be read and looked at into a run's folder.
+    """
+
+    subject: ClassVar[str]
+    area: ClassVar[str]
+    part: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def source(self) -> dict[str, str]: ...
+    def normal_pictures(self, config: Config) -> Normals: ...
+    def test_pictures(self, config: Config) -> Pictures: ...
+    def judge(
+        self, networks: Networks, shown: Pictures, config: Config, scale: Scale | None = None
+    ) -> Found: ...
+    def write(
+        self, folder: Path, found: Found, metrics: Mapping[str, Any], config: Config
+    ) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`; how many devices on how many machines."""
+
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+
+    @property
+    def name(self) -> str:
+        """What one of the devices is, such as "NVIDIA H200" or "AMD EPYC, 2 threads"."""
+        return device_name(pick_device(self.device))
+
+
+def run(
+    config: Config,
+    task: Task[Any],
+    folder: Path,
+    hardware: Hardware,
+    *,
+    resume: bool = False,
+    deadline: float | None = None,
+) -> dict[str, Any]:
+    """Train on the normal pictures of `task` and evaluate on its test pictures; return the metrics.
+
+    The folder is made: config.json, history.csv, checkpoint.ckpt, metrics.json, figures/history.png
+    and what the task writes. UserError where it exists, unless `resume` is to go on with it.
+    OutOfTime where training was not done at the `deadline`; see `train`.
+    """
+    config = config.resolve(task.kind)
+    device = pick_device(hardware.device)
+    if is_first_process():
+        claim_folders([folder], resume=resume)
+    resume = resume and (folder / CHECKPOINT).exists()
+    if resume:
+        checkpoint_to_resume(folder / CHECKPOINT, config)
+        require_resumable(folder, config, task)
+    normals = task.normal_pictures(config)
+    tested = task.test_pictures(config)
+    if is_first_process():  # nothing is written before all that can be checked is
+        write_settings(folder, config, task.source, hardware, resume=resume)
+    train(
+        config,
+        normals.learned,
+        folder,
+        **dataclasses.asdict(hardware),
+        resume=resume,
+        scorer=lambda networks: task.judge(networks, tested, config).auroc,
+        deadline=deadline,
+    )
+    if normals.measured is not None:
+        fit_scale(folder, normals.measured, normals.source, device)
+    return evaluate(folder, task, device, tested)
+
+
+def evaluate(
+    folder: Path,
+    task: Task[Any],
+    device: torch.device,
+    tested: Pictures | None = None,
+    *,
+    even_light: bool = False,
+    **choices: Any,
+) -> dict[str, Any]:
+    """Score the test pictures of `task` with the checkpoint in `folder`, and write what was found.
+
+    Into `folder` go metrics.json, which is returned too, and what the task writes. Scores are scaled
+    over the test set, or with `config.scaling` "normals" by the ranges in the checkpoint. UserError
+    where that has none.
+    tested: the test pictures, where they have been decoded already.
+    even_light: make them as bright as the normal ones are on average, where brightness tells good
+    from anomalous before any network does.
+    choices: fields of `Config` that only matter here (gamma, scaling, batch_norm).
+    """
+    config, networks, state = load_networks(folder, device)
+    config = dataclasses.replace(config, **choices).resolve(task.kind)
+    scale = _stored_scale(folder, state) if config.scaling == "normals" else None
+    tested = tested or task.test_pictures(config)
+    if even_light:
+        normal = task.normal_pictures(dataclasses.replace(config, held_out=0.0)).learned
+        tested = pictures.EvenLight(tested, pictures.mean_brightness(normal))
+    found = task.judge(networks, tested, config, scale)
+    history = state.get("history", [])
+    metrics = {
+        **{"variant": config.variant, task.subject: task.name, "epoch": state["epoch"]},
+        "scaling": scale.source if scale else "test",
+        **{"gamma": config.gamma, "batch_norm": config.batch_norm, "even_light": even_light},
+        **found.metrics(),
+        **oracle(history, task.area),
+    }
+    write_json(folder / METRICS, metrics)
+    if history:
+        report.save_figure(folder / "figures" / "history.png", report.losses_by_epoch(history))
+    task.write(folder, found, metrics, config)
+    return metrics
+
+
+def fit_scale(folder: Path, normal: Pictures, source: str, device: torch.device) -> Scale:
+    """Store the ranges of R and L over normal pictures ("held-out" or "train") in the checkpoint."""
+    config, networks, state = load_networks(folder, device)
+    scale = Scale.of(score_pictures(networks, normal, config), source)
+    save_checkpoint(folder / CHECKPOINT, state | {"score_scale": scale._asdict()})
+    return scale
+
+
+def _stored_scale(folder: Path, state: Mapping[str, Any]) -> Scale:
+    if state.get("score_scale") is None:
+        raise UserError(
+            f"{folder / CHECKPOINT}: holds no ranges of R and L over normal pictures, which scores "
+            f"are scaled by; finish its training, which puts them there"
+        )
+    return Scale(**state["score_scale"])
+
+
+def predict(folder: Path, below: Path, device: torch.device, out: Path) -> list[dict[str, Any]]:
+    """Score every picture in the folder `below` and under it, scaled as the run's checkpoint says.
+
+    Into `out` go predictions.csv and, for each picture, heatmaps/<its path>.heat.png. Returns the rows
+    of the table. Scores of pictures like the normal ones that made the scale lie in 0 to 1; others may
+    lie beyond. UserError where there is no picture, or no scale in the checkpoint of the run `folder`.
+    """
+    paths = pictures.pictures_below(below, out / "heatmaps")
+    config, networks, state = load_networks(folder, device)
+    scale = _stored_scale(folder, state)
+    shown = pictures.PictureFiles(paths, config.image_size)
+    raw = score_pictures(networks, shown, config)
+    names = [path.relative_to(below).as_posix() for path in paths]
+    columns = scoring.score_columns(raw, scoring.fuse(raw, scale, config.gamma))
+    rows = [(name, *values) for name, values in zip(names, columns, strict=True)]
+    write_csv(out / "predictions.csv", PREDICTIONS, rows)
+    report.write_heatmaps(out / "heatmaps", names, shown, raw.error_maps)
+    return [dict(zip(PREDICTIONS, row, strict=True)) for row in rows]
+
+
+def oracle(history: Sequence[Mapping[str, Any]], area: str) -> dict[str, Any]:
+    """Give the best of the epochs that were scored during training: an upper bound, not a result."""
+    scored = [entry for entry in history if entry["auroc"] is not None]
+    if not scored:
+        return {}
+    best = max(scored, key=lambda entry: entry["auroc"])
+    note = "the best epoch, chosen on the test set"
+    return {f"oracle_{area}": best["auroc"], "oracle_epoch": best["epoch"], "oracle_note": note}
+
+
+# What a run's folder says of it
+
+
+def finished(folder: Path, config: Config, part: str) -> dict[str, Any] | None:
+    """Read the metrics of a run that came to its end with the settings `config` (resolved).
+
+    part: see `Task`. None where it did not, where it was evaluated with other choices since, and
+    where its metrics or settings are damaged.
+    """
+    try:
+        metrics = _read(folder / METRICS)
+        differ = settings_that_differ(read_settings(folder, part).get("config"), config)
+        choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
+        as_trained = choices == (config.gamma, config.batch_norm, config.scaling == "test")
+        evened = metrics.get("even_light", False)  # runs of before do not have it
+        whole = metrics["epoch"] >= config.epochs and as_trained and not evened
+    except (KeyError, TypeError, UserError):
+        return None
+    return metrics if whole and not differ else None
+
+
+def require_resumable(folder: Path, config: Config, task: Task[Any]) -> None:
+    """Raise UserError where training has begun in `folder` with other settings or on other data.
+
+    config: resolved. Data is known by its fingerprint, wherever it lies; runs of before have none.
+    """
+    if not (folder / CHECKPOINT).exists():
+        return
+    settings, source = read_settings(folder, task.part), task.source
+    require_same_settings(folder / SETTINGS, settings.get("config"), config)
+    if settings["data"].get("fingerprint", source["fingerprint"]) != source["fingerprint"]:
+        raise UserError(
+            f"{folder}: was trained on other data, then in {settings['data']['root']}: its files have "
+            f"other names, sizes or contents than those in {source['root']}; give that data, or "
+            f"train into a new folder"
+        )
+
+
+def read_settings(folder: Path, part: str) -> dict[str, Any]:
+    """Read config.json of a run; UserError where there is no run, or one without `part` (see `Task`)."""
+    settings = _read(folder / SETTINGS)
+    data = settings.get("data")
+    if not isinstance(data, dict) or "root" not in data:
+        raise UserError(
+            f"{folder}: not the folder of a run: no readable {SETTINGS} in it; give one that train "
+            f"made"
+        )
+    if part not in data:
+        raise UserError(
+            f"{folder}: a run of another script: its {SETTINGS} names no {part}; "
+            f"use the script that trained it"
+        )
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read an object of JSON, empty where there is none that can be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return {}
+
+
+def write_settings(
+    folder: Path, config: Config, data: dict[str, str], hardware: Hardware, *, resume: bool = False
+) -> None:
+    """Write config.json: all that a run was asked for, and by what versions; `data` is its source.
+
+    With `resume` the devices that the run was trained on before are named too, and where nothing is
+    left to train it is those alone.
+    """
+    name, before = hardware.name, _read(folder / SETTINGS).get("hardware") if resume else None
+    before = before.get("name", name) if isinstance(before, dict) else name
+    if before != name:
+        trained = load_checkpoint(folder / CHECKPOINT)["epoch"] >= config.epochs
+        name = before if trained or before.endswith(f", then {name}") else f"{before}, then {name}"
+    versions = {"blockmem": blockmem.__version__, "torch": torch.__version__}
+    content = {
+        "config": config.to_dict(),
+        "data": data,
+        "hardware": dataclasses.asdict(hardware) | {"name": name},
+        "command": sys.argv,
+        "versions": versions | {"python": platform.python_version()},
+    }
+    write_json(folder / SETTINGS, content)
+
+
+def claim_folders(folders: Sequence[Path], *, resume: bool) -> None:
+    """Raise UserError where one of the folders exists, unless `resume` is to go on with it."""
+    for folder in folders:
+        if folder.exists() and not resume:
+            raise UserError(
+                f"{folder} exists; add --resume to go on with it, or choose another --out"
+            )

@@ -1,1 +1,0 @@
-"""What reproduces the paper with the pipeline in daad."""

@@ -1,0 +1,31 @@
+import pytest
+
+from daad.io import write_atomically, write_csv, write_json
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_temporary_name_keeps_the_suffix_and_folders_are_made(tmp_path):
+    seen = []
+    write_atomically(tmp_path / "a" / "b.png", lambda path: seen.append(path) or path.touch())
+    assert seen[0].suffix == ".png"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.png"]
+
+
+def test_text_formats(tmp_path):
+    write_csv(tmp_path / "t.csv", ("name", "score"), [("a,b", 0.1), ("c", None)])
+    assert (tmp_path / "t.csv").read_text() == 'name,score\n"a,b",0.1\nc,\n'
+    write_json(tmp_path / "t.json", {"ä": None})
+    assert (tmp_path / "t.json").read_text() == '{\n  "\\u00e4": null\n}\n'

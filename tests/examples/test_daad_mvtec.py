@@ -1,0 +1,245 @@
+"""The script from outside: what it writes, what it prints, and how it refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import daad_mvtec
+from daad.config import Config
+from daad.drawn import make_dataset
+from daad.run import finished
+from tests.helpers.scripts import call, misused, refused, table
+
+# Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
+TINY = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"
+
+
+def script(*arguments, cwd):
+    return call(daad_mvtec.main, *arguments, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    make_dataset(root, image_size=32, train=12, test_good=4, test_per_defect=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A finished DAAD+ run of two epochs, and what the script printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = script(
+        "train", "--root", data, "--category", "all", "--variant", "daad+", "--epochs", 2,
+        "--evaluate-every", 1, "--held-out", 0.25, *TINY.split(), cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "daad+", done.stdout
+
+
+def test_a_run_folder_holds_what_it_should(trained):
+    run = trained[0] / "gear"
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "history.csv", "scores.csv", "metrics.json", "checkpoint.ckpt", "figures",
+        "report.html",
+    }  # fmt: skip
+    assert {"reconstructions.png", "scores.png", "roc.png"} <= {
+        path.name for path in (run / "figures").iterdir()
+    }
+    settings = json.loads((run / "config.json").read_text())
+    assert settings["config"]["division"] == [2, 2, 1]
+    assert settings["data"]["category"] == "gear"
+    scores = table(run / "scores.csv")
+    assert list(scores[0]) == [
+        "path",
+        "label",
+        "defect",
+        "reconstruction",
+        "alignment",
+        "score",
+        "peak",
+        "brightness",
+    ]
+    assert len(scores) == 4 + 3 * 3
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["defects"]) == {"missing_part", "scratch", "spot"}
+    assert 0 <= metrics["image_auroc"] <= 1
+    assert 0 <= metrics["pixel_auroc"] <= 1
+    history = table(run / "history.csv")
+    assert [row["epoch"] for row in history] == ["1", "2"]
+    assert metrics["oracle_image_auroc"] == max(float(row["auroc"]) for row in history)
+
+
+def test_several_categories_give_a_summary(trained):
+    out, printed = trained
+    rows = table(out / "summary.csv")
+    assert [row["category"] for row in rows] == ["gear", "weave", "mean"]
+    each = [json.loads((out / name / "metrics.json").read_text()) for name in ("gear", "weave")]
+    mean = sum(metrics["image_auroc"] for metrics in each) / 2
+    assert float(rows[-1]["image_auroc"]) == pytest.approx(mean)
+    assert "figures" in printed
+    assert f"{each[0]['image_auroc']:.3f}" in printed
+
+
+def test_evaluate_writes_the_same_again(trained, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
+    before = (run / "scores.csv").read_text()
+    (run / "scores.csv").unlink()
+    done = script("evaluate", "--run", run, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (run / "scores.csv").read_text() == before
+
+
+def test_evaluate_can_weigh_the_scores_anew(trained, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
+    done = script("evaluate", "--run", run, "--gamma", 1, "--scaling", "normals", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "metrics.json").read_text())["scaling"] == "held-out"
+    scale = torch.load(run / "checkpoint.ckpt", weights_only=True)["score_scale"]
+    low, high = scale["reconstruction"]
+    for row in table(run / "scores.csv"):
+        share = (float(row["reconstruction"]) - low) / (high - low)
+        assert float(row["score"]) == pytest.approx(share)
+
+
+def test_evaluate_can_even_the_light(trained, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
+    done = script("evaluate", "--run", run, "--even-light", "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["image_auroc_brightness"] == 0.5
+    config = Config.from_dict(json.loads((run / "config.json").read_text())["config"])
+    assert finished(trained[0] / "gear", config, "category") is not None
+    assert finished(run, config, "category") is None
+
+
+def test_predict_scores_any_folder(trained, data, tmp_path):
+    pictures = data / "weave" / "test" / "spot"
+    done = script(
+        "predict", "--run", trained[0] / "weave", "--pictures", pictures, "--out", tmp_path / "p",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = table(tmp_path / "p" / "predictions.csv")
+    assert [row["path"] for row in rows] == sorted(path.name for path in pictures.iterdir())
+    assert len(list((tmp_path / "p" / "heatmaps").iterdir())) == len(rows)
+    # R and L are those of the test set: the same pictures through the same networks
+    scores = {Path(row["path"]).name: row for row in table(trained[0] / "weave" / "scores.csv")
+              if row["defect"] == "spot"}  # fmt: skip
+    for row in rows:
+        for part in ("reconstruction", "alignment"):
+            assert float(row[part]) == pytest.approx(float(scores[row["path"]][part]), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_resume_goes_on_as_if_unbroken(data, tmp_path):
+    common = ["train", "--root", data, "--category", "gear", "--variant", "daad", *TINY.split()]
+    whole = script(*common, "--epochs", 3, "--out", "whole", cwd=tmp_path)
+    first = script(*common, "--epochs", 2, "--out", "broken", cwd=tmp_path)
+    again = script(*common, "--epochs", 3, "--out", "broken", "--resume", cwd=tmp_path)
+    assert (whole.returncode, first.returncode, again.returncode) == (0, 0, 0), again.stderr
+    one, other = (
+        torch.load(tmp_path / out / "gear" / "checkpoint.ckpt", weights_only=True)["generator"]
+        for out in ("whole", "broken")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    scores = [(tmp_path / out / "gear" / "scores.csv").read_text() for out in ("whole", "broken")]
+    assert scores[0] == scores[1]
+
+
+def test_the_demo_writes_over_nothing(tmp_path):
+    assert daad_mvtec._new_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert daad_mvtec._new_folder(tmp_path / "demo") == tmp_path / "demo-3"
+
+
+def test_refusals_before_anything_is_written(data, tmp_path):
+    def train(*arguments, root=data, category="gear"):
+        return script("train", "--root", root, "--category", category, *arguments, cwd=tmp_path)
+
+    refused(train(root=tmp_path / "none"), str(tmp_path / "none"))
+    refused(train(category="zipper"), "no such category", "gear, weave")
+    refused(train(*TINY.split(), "--division", "8,8,1"), "does not fit level 3", "4x4")
+    misused(train("--variant", "vae"), "'vae'", "--variant", "'daad+'")
+    refused(train("--devices", "2", category="all"), "one category at a time")
+    refused(train("--device", "tpu"), "--device tpu")
+    (tmp_path / "file").touch()
+    refused(train(*TINY.split(), "--out", tmp_path / "file" / "out"), "Not a directory", "file/out")
+    (tmp_path / "file").unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_of_bad_data(data, tmp_path):
+    def train(root):
+        return script("train", "--root", root, "--category", "gear", *TINY.split(), cwd=tmp_path)
+
+    empty = shutil.copytree(data, tmp_path / "empty")
+    shutil.rmtree(empty / "gear" / "train" / "good")
+    refused(train(empty), "train/good", "no pictures")
+
+    one_class = shutil.copytree(data, tmp_path / "one_class")
+    shutil.rmtree(one_class / "gear" / "test" / "good")
+    refused(train(one_class), "test", "good")
+
+    for place in ("train/good", "test/spot", "ground_truth/scratch"):
+        broken = shutil.copytree(data, tmp_path / place.replace("/", "-"))
+        picture = sorted((broken / "gear" / place).iterdir())[1]
+        picture.write_bytes(picture.read_bytes()[:60])
+        refused(train(broken), str(picture))
+    assert not (tmp_path / "runs").exists()  # all that before training
+
+
+def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "out" / "gear")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    common = [
+        "train",
+        "--root",
+        data,
+        "--category",
+        "gear",
+        "--out",
+        tmp_path / "out",
+        *TINY.split(),
+    ]
+    refused(script(*common, cwd=tmp_path), "out/gear exists", "--resume")
+    other = script(*common, "--resume", "--variant", "daad+", "--seed", 9, cwd=tmp_path)
+    refused(other, "cannot go on with other settings", "seed")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    settings = tmp_path / "config.json"
+    for content in ("{", "[]", '{"data": "root"}', '{"data": {}}'):
+        settings.write_text(content)
+        refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
+    others = ({"labels": "ped2/frame_labels.npz"}, {"dataset": "mnist", "class": "8"})
+    for data in others:
+        settings.write_text(json.dumps({"data": {"root": "elsewhere"} | data}))
+        refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "a run of another script")
+
+
+SCRIPT = Path(daad_mvtec.__file__)
+
+
+def test_the_script_itself_refuses_in_one_line(tmp_path):
+    command = [sys.executable, str(SCRIPT), "train", "--root", "none", "--category", "x"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    refused(done, "none")
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(data, tmp_path):
+    command = [sys.executable, str(SCRIPT), "train", "--root", str(data), "--category", "gear"]
+    command += ["--variant", "daad+", "--epochs", "1", "--devices", "2", *TINY.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "daad+" / "gear" / "metrics.json").exists()
+    assert done.stdout.count("AUROC on the test set") == 1
