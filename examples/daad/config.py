@@ -144,34 +144,31 @@ class Config:
         return cls(**{name: value for name, value in KINDS[kind].items() if name not in open_})
 
     @property
-    def skip(self) -> bool:
-        """Whether the decoder sees the encoder's levels by concatenation."""
+    def skip(self) -> bool:  # whether the decoder sees the encoder's levels by concatenation
         return self.variant not in ("ae", "memae")
 
     @property
-    def smallest(self) -> int:
-        """Height and width of the network's smallest map."""
+    def smallest(self) -> int:  # height and width of the network's smallest map
         size: int = self.image_size // 2**self.levels
         return size
 
     def has_memory(self, level: int) -> bool:
-        """Whether `level` (1 is the largest map) goes through a memory."""
+        """Say whether `level` (1 is the largest map) goes through a memory."""
         if self.variant == "memae":
             return level == self.levels
         return self.variant in ("memae-skip", "daad", "daad+")
 
     @property
     def memory_levels(self) -> list[int]:
-        """The levels that go through a memory."""
         return [level for level in range(1, self.levels + 1) if self.has_memory(level)]
 
     def level_shape(self, level: int) -> tuple[int, int, int]:
-        """Channels, height and width of the map that `level` hands on (after its max-pool)."""
+        """Give channels, height and width of the map that `level` hands on, after its max-pool."""
         size = self.image_size // 2**level
         return self.width * 2 ** (level - 1), size, size
 
     def block_shape(self, level: int) -> tuple[int, int, int]:
-        """Shape of a memory block at `level`; UserError where the division does not fit."""
+        """Give the shape of a memory block at `level`; UserError where the division does not fit."""
         shape = self.level_shape(level)
         if not isinstance(self.division, tuple):
             return shape[0], 1, 1
@@ -182,12 +179,12 @@ class Config:
                 f"{shape[0]} channels of {shape[1]}x{shape[2]} (image size {self.image_size}, "
                 f"width {self.width}); r_h and r_w must divide {shape[1]}, r_c {shape[0]}: "
                 f"change --division, or use an image size that is a multiple of "
-                f"{2**self.levels * max(r_h, r_w)}"
+                f"{2**self.levels * math.lcm(r_h, r_w)}"
             )
         return shape[0] // r_c, shape[1] // r_h, shape[2] // r_w
 
     def fewest_blocks(self) -> int:
-        """How many blocks a picture has at the level with a memory where it has fewest; 0 without."""
+        """Count a picture's blocks at the level with a memory where they are fewest; 0 without one."""
         sizes = [(self.level_shape(level), self.block_shape(level)) for level in self.memory_levels]
         return min((math.prod(map_) // math.prod(block) for map_, block in sizes), default=0)
 
@@ -279,8 +276,8 @@ def known(setting: Known | None) -> Known:
 def items_at_paper_ratio(config: Config) -> int:
     """Compute the N that keeps the paper's numbers per item, D/N, for a resolved `config`; at least 1.
 
-    They are 33, 16, 8 and 4 from level 1 to 4 for divided blocks, and 1 for MemAE's pixels at its
-    last level (256x256, width 64, N 500). With N near D the memory lets everything through.
+    They are 33, 16, 8 and 4 from level 1 to 4 for divided blocks, and 1 for MemAE's pixels at its last
+    level. With N near D the memory lets everything through.
     """
     variant: Variant = "memae" if config.division == PIXEL else "daad"
     paper = Config(variant=variant, levels=config.levels, num_items=500).resolve()

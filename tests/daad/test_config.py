@@ -3,8 +3,10 @@ import json
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from daad.config import VARIANTS, Config, items_at_paper_ratio, parse_division
+from daad.config import KINDS, VARIANTS, Config, items_at_paper_ratio, parse_division
 from daad.io import UserError
 
 
@@ -134,3 +136,75 @@ def test_division_as_text():
     for text in ("8,8", "8,8,0", "a,b,c", "8x8x1", ""):
         with pytest.raises(UserError, match="give r_h,r_w,r_c"):
             parse_division(text)
+
+
+configs = st.builds(
+    Config,
+    variant=st.sampled_from(VARIANTS),
+    image_size=st.sampled_from([16, 32, 64, 96, 256]),
+    width=st.integers(1, 64),
+    levels=st.integers(1, 4),
+    division=st.none() | st.just("pixel") | st.tuples(*[st.integers(1, 16)] * 3),
+    num_items=st.none() | st.integers(1, 600),
+    threshold=st.none() | st.floats(0, 1),
+    discriminator=st.none() | st.booleans(),
+    distance=st.sampled_from([None, "squared", "l2"]),
+    lr=st.none() | st.floats(1e-6, 1),
+    flips=st.sampled_from([None, "both", "horizontal", "none"]),
+    gamma=st.floats(0, 1),
+    seed=st.integers(0, 2**63 - 1),
+)
+
+
+def outcome(call):
+    """What a call gives, and the text of its refusal."""
+    try:
+        return call(), ""
+    except UserError as error:
+        return None, str(error)
+
+
+@given(configs, st.sampled_from(sorted(KINDS)))
+def test_what_is_resolved_is_whole_and_stays(config, kind):
+    """Through JSON too; and a configuration that cannot be says so in a line that names an option."""
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    resolved, refusal = outcome(lambda: config.resolve(kind))
+    if resolved is None:
+        assert "\n" not in refusal
+        assert "--" in refusal
+        return
+    open_ = ("division", "num_items", "discriminator", "distance", "lr", "flips")
+    assert all(getattr(resolved, name) is not None for name in open_)
+    for name, value in config.to_dict().items():
+        if value is not None:
+            assert getattr(resolved, name) == value
+    assert all(resolved.resolve(other) == resolved for other in KINDS)
+    assert Config.from_dict(json.loads(json.dumps(resolved.to_dict()))) == resolved
+
+
+@given(configs)
+def test_a_division_fits_or_says_what_would(config):
+    for level in range(1, config.levels + 1):
+        whole = config.level_shape(level)
+        block, text = outcome(lambda level=level: config.block_shape(level))
+        if block is None:
+            assert f"level {level}" in text
+            assert f"{whole[0]} channels of {whole[1]}x{whole[2]}" in text
+            advised = int(text.rsplit(" ", 1)[1])
+            width = config.width * config.division[2]
+            larger = dataclasses.replace(config, image_size=advised, width=width)
+            assert larger.block_shape(level)
+        else:
+            if isinstance(config.division, tuple):
+                counts = tuple(a // b for a, b in zip(whole, block, strict=True))
+                r_h, r_w, r_c = config.division
+                assert counts == (r_c, r_h, r_w)
+
+
+@given(st.text() | st.lists(st.integers(-3, 40), max_size=4).map(lambda n: ",".join(map(str, n))))
+def test_any_text_is_a_division_or_refused(text):
+    division, refusal = outcome(lambda: parse_division(text))
+    if division is None:
+        assert "give r_h,r_w,r_c" in refusal
+    else:
+        assert division == "pixel" or (len(division) == 3 and min(division) >= 1)
