@@ -25,7 +25,7 @@ def autoencoder(with_memory: bool) -> nn.Sequential:
 
 
 def stripes(count: int, angle: float) -> Tensor:
-    """Pictures (count, 1, 32, 32) of stripes at `angle` degrees, each with its own phase."""
+    """Draw pictures (count, 1, 32, 32) of stripes at `angle` degrees, each with its own phase."""
     y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     turn = torch.deg2rad(torch.tensor(angle))
     across = x * turn.cos() + y * turn.sin()

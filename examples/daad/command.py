@@ -22,7 +22,7 @@ Out = Annotated[Path | None, arg(help="Folder of the runs to make; runs/VARIANT 
 Device = Annotated[str, arg(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 Devices = Annotated[int, arg(help="Devices on each machine, by DDP.")]
 Machines = Annotated[int, arg(help="Machines.")]
-Settings = Annotated[
+Settings = Annotated[  # commands need not look at it: `run_app` has put its choices among the options
     Path | None,
     arg(
         name="config",

@@ -70,7 +70,7 @@ def make_dataset(
 def draw(
     category: str, seed: Sequence[int], image_size: int, defect: str | None = None
 ) -> tuple[Array, Array]:
-    """A picture, uint8 (S, S, 3), and where it shows `defect`, bool (S, S).
+    """Draw a picture, uint8 (S, S, 3), and where it shows `defect`, bool (S, S).
 
     The picture with a defect and the one without are twins: same product, light and noise.
     """
@@ -95,7 +95,7 @@ def draw(
 def _write_category(
     folder: Path, image_size: int, counts: dict[str, int], seed: tuple[int, ...]
 ) -> None:
-    """`counts` pictures into each place of `folder`, which has the category's name, and masks."""
+    """Write `counts` pictures into each place of `folder`, which is named for the category, and masks."""
 
     def write(group: int, place: str, index: int) -> None:
         defect = place.split("/")[1]
@@ -125,7 +125,7 @@ def _write_category(
 
 
 def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
-    """A steel wheel of 10 teeth with a bore and four holes; `harm` breaks a tooth."""
+    """Make a steel wheel of 10 teeth with a bore and four holes; `harm` breaks a tooth."""
     x, y = _placed(rng, size, shift=0.008, turn=1.2, scale=0.005)
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     teeth, holes = 10, 4
@@ -156,7 +156,7 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
 
 
 def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
-    """A plain weave of round yarns; `harm` takes a piece of one yarn out."""
+    """Make a plain weave of round yarns; `harm` takes a piece of one yarn out."""
     x, y = _placed(rng, size, shift=0.05, turn=0.8, scale=0.01)
     pitch = 0.2
     u = x / pitch + 0.05 * _cloud(rng, size, 4)
@@ -189,7 +189,7 @@ PRODUCTS: dict[str, Callable[[Generator, int, Generator | None], Surface]] = {
 
 
 def _yarn(across: Array) -> Array:
-    """The round profile of a yarn of width 1, from 0 at its edges to 1."""
+    """Give the round profile of a yarn of width 1, from 0 at its edges to 1."""
     return np.sqrt(np.maximum(1 - (2 * (across % 1) - 1) ** 2, 0))
 
 
@@ -197,7 +197,7 @@ def _yarn(across: Array) -> Array:
 
 
 def _scratch(rng: Generator, surface: Surface) -> None:
-    """A thin, slightly bent furrow with a raised lip."""
+    """Add a thin, slightly bent furrow with a raised lip."""
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
@@ -213,7 +213,7 @@ def _scratch(rng: Generator, surface: Surface) -> None:
 
 
 def _spot(rng: Generator, surface: Surface) -> None:
-    """A soft stain, darker and browner."""
+    """Add a soft stain, darker and browner."""
     size = len(surface.height)
     x, y = _grid(size)
     centre_x, centre_y = _pick(rng, surface.body, x, y)
@@ -228,7 +228,7 @@ def _spot(rng: Generator, surface: Surface) -> None:
 
 
 def _photograph(rng: Generator, surface: Surface) -> Array:
-    """The light that reaches the sensor, (S, S, 3) in about 0 to 1."""
+    """Compute the light that reaches the sensor, (S, S, 3) in about 0 to 1."""
     size = len(surface.height)
     x, y = _grid(size)
     azimuth, low = rng.normal(-2.3, 0.06), 0.75
@@ -250,7 +250,7 @@ def _photograph(rng: Generator, surface: Surface) -> Array:
 
 
 def _expose(rng: Generator, light: Array) -> Array:
-    """Light to 8-bit values, with the noise of the photons and of the sensor."""
+    """Turn light into 8-bit values, with the noise of the photons and of the sensor."""
     strength = rng.uniform(0.012, 0.014)
     noise = rng.normal(size=light.shape) * strength * np.sqrt(np.maximum(light, 0) + 0.05)
     return np.clip(np.rint(255 * (light + noise)), 0, 255).astype(np.uint8)
@@ -260,7 +260,7 @@ def _expose(rng: Generator, light: Array) -> Array:
 
 
 def _grid(size: int) -> tuple[Array, Array]:
-    """x and y of every pixel's centre, (size, size), in [-1, 1]."""
+    """Give x and y of every pixel's centre, (size, size), in [-1, 1]."""
     axis = (np.arange(size) + 0.5) * 2 / size - 1
     return np.meshgrid(axis, axis)
 
@@ -268,7 +268,7 @@ def _grid(size: int) -> tuple[Array, Array]:
 def _placed(
     rng: Generator, size: int, *, shift: float, turn: float, scale: float
 ) -> tuple[Array, Array]:
-    """The grid in the coordinates of a product that lies a little off, turned by degrees."""
+    """Give the grid in the coordinates of a product that lies a little off, turned by degrees."""
     x, y = _grid(size)
     move_x, move_y = rng.uniform(-shift, shift, size=2)
     angle = np.radians(rng.uniform(-turn, turn))
@@ -278,7 +278,7 @@ def _placed(
 
 
 def _pick(rng: Generator, where: Array, x: Array, y: Array) -> tuple[float, float]:
-    """The coordinates of a random pixel of `where`, away from the picture's border."""
+    """Give the coordinates of a random pixel of `where`, away from the picture's border."""
     border = len(where) // 8
     inner = np.zeros_like(where)
     inner[border:-border, border:-border] = where[border:-border, border:-border]
@@ -287,19 +287,19 @@ def _pick(rng: Generator, where: Array, x: Array, y: Array) -> tuple[float, floa
 
 
 def _step(value: Array, start: float, end: float) -> Array:
-    """A smooth step from 0 at `start` to 1 at `end`, which may lie below it."""
+    """Step smoothly from 0 at `start` to 1 at `end`, which may lie below it."""
     share = np.clip((value - start) / (end - start), 0, 1)
     return share * share * (3 - 2 * share)
 
 
 def _cloud(rng: Generator, size: int, cells: int) -> Array:
-    """Smooth noise of about unit variance, with `cells` bumps to a side."""
+    """Make smooth noise of about unit variance, with `cells` bumps to a side."""
     coarse = Image.fromarray(rng.normal(size=(cells, cells)).astype(np.float32))
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float64)
 
 
 def _blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur, mirrored at the border, in pixels of `image`."""
+    """Blur by a Gaussian, mirrored at the border, in pixels of `image`."""
     reach = int(np.ceil(3 * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     taps /= taps.sum()

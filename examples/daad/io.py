@@ -20,10 +20,7 @@ class OutOfTime(Exception):
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path` in one step.
-
-    The temporary name keeps the suffix, since some writers choose their format by it.
-    """
+    """Let `write` fill a temporary file beside `path`, of its suffix, then rename it in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -66,10 +63,7 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 def write_means(
     path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], averaged: Sequence[str]
 ) -> None:
-    """Write the table of `rows`, and below it "mean" with the means of the columns `averaged`.
-
-    A mean is over the rows that have a value. It is blank where none has, and in other columns.
-    """
+    """Write `rows` as a table, and below it "mean": of columns `averaged`, over what values there are."""
     last = dict.fromkeys(columns, "") | {columns[0]: "mean"}
     for column in averaged:
         values = [row[column] for row in rows if row[column] is not None]
@@ -84,10 +78,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def fingerprint(root: Path, paths: Iterable[Path]) -> str:
-    """Give a short word for the files `paths`, by their names below `root` and their sizes.
-
-    It is there to notice other data, not damage, so no content is read.
-    """
+    """Give a word for the files `paths`, by names below `root` and sizes: to notice other data."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(paths):
         digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
@@ -95,10 +86,7 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (tensors, numbers, text, lists and dicts of them), whole or not at all.
-
-    UserError where it cannot be written; an earlier file stays.
-    """
+    """Write `state`, of tensors and plain values, whole or not at all; UserError if it cannot be."""
     try:
         write_atomically(path, lambda temporary: torch.save(state, temporary))
     except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of PyTorch's writer
@@ -108,21 +96,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
-def load_checkpoint(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote; UserError where there is nothing, or nothing readable.
-
-    It loads with `weights_only=True`: a checkpoint from elsewhere can hold no code.
-    """
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, and no code; UserError where nothing is readable."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train first, or give the folder of a run")
-    unreadable = (
-        f"{path}: not a readable checkpoint (cut short, or another kind of file); "
-        f"restore it from a copy, or delete it and train again"
-    )
     try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.keys() >= {"config", "epoch", "generator"}:
+            return state
+        raise ValueError("of another kind")
     except Exception as error:  # a file of another kind fails in any way at all
-        raise UserError(unreadable) from error
-    if not isinstance(state, dict) or not {"config", "epoch", "generator"} <= set(state):
-        raise UserError(unreadable)
-    return state
+        raise UserError(
+            f"{path}: not a readable checkpoint (cut short, or another kind of file); "
+            f"restore it from a copy, or delete it and train again"
+        ) from error

@@ -24,9 +24,9 @@ def count_cores() -> int:
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes that can be taken without swapping, and no more than the container's limit.
+    """Count the bytes that can be taken without swapping, within the container's limit.
 
-    Where the system does not tell what is available, the answer is all the memory it has.
+    Where the system does not tell them, it is all the memory that it has.
     """
     try:
         available = 1024 * int(proc_value("meminfo", "MemAvailable", root).split()[0])
@@ -40,10 +40,7 @@ def available_memory(root: Path = ROOT) -> int:
 
 
 def proc_value(name: str, key: str, root: Path = ROOT) -> str:
-    """Read the first `KEY: VALUE` of the file `/proc/NAME`; Linux only.
-
-    Raises OSError where there is no such file, and KeyError where it does not hold the key.
-    """
+    """Read the first `KEY: VALUE` of the file `/proc/NAME`; OSError or KeyError if there is none."""
     for line in (root / "proc" / name).read_text(encoding="utf-8").splitlines():
         found, _, value = line.partition(":")
         if found.strip() == key:
@@ -68,10 +65,7 @@ def device_name(device: torch.device) -> str:
 
 
 def pick_device(name: str) -> torch.device:
-    """Choose the device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`.
-
-    UserError for any other name, and for a GPU that PyTorch does not see.
-    """
+    """Choose `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`; UserError for others."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
@@ -111,12 +105,12 @@ def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "
     if precision == "16" and chosen.type == "cpu":
         raise UserError("--precision 16 needs a GPU; use bf16 or 32 on the CPU")
     by_fabric_run = os.environ.get("LT_CLI_USED") == "1"
+    accelerator = "auto" if by_fabric_run and device == "auto" else chosen.type
+    count: int | str = "auto" if by_fabric_run and devices == 1 else devices
+    wanted = count if chosen.index is None else [chosen.index]
     try:
         fabric = Fabric(
-            accelerator="auto" if by_fabric_run and device == "auto" else chosen.type,
-            devices=_devices(chosen, devices, by_fabric_run),
-            num_nodes=num_nodes,
-            **_precision(precision),
+            accelerator=accelerator, devices=wanted, num_nodes=num_nodes, **_precision(precision)
         )
     except (RuntimeError, ValueError) as error:  # Fabric's own words name the options at odds
         raise UserError(f"cannot compute as asked: {' '.join(str(error).split())}") from error
@@ -125,12 +119,6 @@ def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "
     if not by_fabric_run:
         fabric.launch()
     return fabric
-
-
-def _devices(chosen: torch.device, devices: int, by_fabric_run: bool) -> int | str | list[int]:
-    if chosen.index is not None:
-        return [chosen.index]
-    return "auto" if by_fabric_run and devices == 1 else devices
 
 
 def _precision(precision: str) -> dict[str, Any]:

@@ -69,7 +69,6 @@ class Category:
         return where | {"fingerprint": fingerprint(root, paths)}
 
     def pictures(self, samples: Sequence[Sample], image_size: int) -> Pictures:
-        """Read some of the category's samples, `image_size` squared."""
         return PictureFiles([sample.path for sample in samples], image_size)
 
     def normal_pictures(self, config: Config) -> Normals:
@@ -107,10 +106,7 @@ class Category:
 
 
 def split_normals(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Split normal pictures into those to learn from and the `share` of them that is kept back.
-
-    Kept are pictures at even distances, so that a folder in order of time is covered.
-    """
+    """Keep a `share` of normal pictures back, at even distances, so that an order in time is covered."""
     count = len(samples)
     kept = {int((i + 0.5) / share) for i in range(int(count * share))} if share else set()
     if share and not kept:
@@ -122,10 +118,7 @@ def split_normals(samples: Sequence[Sample], share: float) -> tuple[list[Sample]
 
 
 def list_categories(root: Path) -> list[str]:
-    """Name the folders in `root` that have `train/good`: in the paper's order, then by name.
-
-    UserError where `root` is no folder or holds no category.
-    """
+    """Name the folders in `root` that have `train/good`, one at least: in the paper's order, then by name."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the one that holds the categories")
     names = [name for name in list_folders(root) if (root / name / "train" / GOOD).is_dir()]
@@ -187,10 +180,7 @@ def table_place(category: str) -> tuple[int, tuple[list[str | int], str]]:
 
 
 def write_summary(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write several categories' metrics: category, image_auroc, pixel_auroc, and their mean.
-
-    In the order of the paper's Table 1, then by name.
-    """
+    """Write several categories' image_auroc and pixel_auroc in the order of Table 1, and their mean."""
     areas = ("image_auroc", "pixel_auroc")
     ordered = sorted(rows, key=lambda row: table_place(row["category"]))
     write_means(path, ("category", *areas), ordered, areas)

@@ -130,12 +130,10 @@ class Networks(NamedTuple):
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The networks that there are."""
         return [module for module in self if module is not None]
 
     @property
     def device(self) -> torch.device:
-        """Where the generator is."""
         return next((p.device for p in self.generator.parameters()), torch.device("cpu"))
 
     def restore(self, path: Path, state: dict[str, Any]) -> None:
@@ -188,10 +186,10 @@ def recompute_statistics(networks: Networks, pictures: Pictures, config: Config)
 
 
 def distances(x: Tensor, x_hat: Tensor, distance: str) -> Tensor:
-    """How far each sample of `x_hat` lies from that of `x`: two `(B, ...)` to `(B,)`.
+    """Measure how far each sample of `x_hat` lies from that of `x`: two `(B, ...)` to `(B,)`.
 
-    `"squared"` is the mean of the squared differences, `"l2"` their Euclidean norm: two readings
-    of Eq. 4 and 6. In float32 at least, whatever precision the network ran in.
+    "squared" is the mean of squared differences, "l2" their Euclidean norm: two readings of Eq. 4
+    and 6. The result has float32 at least, whatever precision the network ran in.
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     difference = (x.to(dtype) - x_hat.to(dtype)).flatten(1)
@@ -201,22 +199,22 @@ def distances(x: Tensor, x_hat: Tensor, distance: str) -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, x_hat: Tensor, distance: str) -> Tensor:
-    """Batch mean of the distance between pictures `(B, C, H, W)` and reconstructions (Eq. 4)."""
+    """Average the distances between pictures `(B, C, H, W)` and reconstructions (Eq. 4)."""
     return distances(x, x_hat, distance).mean()
 
 
 def alignment_loss(feature: Tensor, feature_hat: Tensor, distance: str) -> Tensor:
-    """Batch mean of the distance between f_D(x) and f_D(x_hat), each `(B, F)` (Eq. 6)."""
+    """Average the distances between f_D(x) and f_D(x_hat), each `(B, F)` (Eq. 6)."""
     return distances(feature, feature_hat, distance).mean()
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(x_hat))], Eq. 5 negated for D to minimise, from logits `(B,)`."""
+    """Compute -E[log D(x)] - E[log(1 - D(x_hat))], Eq. 5 negated for D, from logits `(B,)`."""
     return functional.softplus(-real_logits.float()).mean() + _minus_log_fake(fake_logits)
 
 
 def generator_adversarial_loss(fake_logits: Tensor, form: str) -> Tensor:
-    """What G minimises of Eq. 5, from D's logits `(B,)` on the reconstructions.
+    """Compute what G minimises of Eq. 5, from D's logits `(B,)` on the reconstructions.
 
     `"minimax"` is Eq. 5 to the letter, E[log(1 - D(x_hat))]; its gradient vanishes where D is
     sure. `"non-saturating"` is -E[log D(x_hat)], with the same fixed point.

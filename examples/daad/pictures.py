@@ -51,12 +51,13 @@ class Sample:
 
 
 class Pictures(Protocol):
-    """Pictures to train on or to score: how many, and any of them as a batch."""
+    """Pictures to train on or to score: how many, and any of them as a batch.
+
+    batch: takes indices (int64, on the CPU); gives `(B, 3, S, S)` float32 in [-1, 1] on `device`.
+    """
 
     def __len__(self) -> int: ...
-
-    def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
-        """Pictures at `indices` (int64, on the CPU): `(B, 3, S, S)` in [-1, 1] on `device`."""
+    def batch(self, indices: Tensor, device: torch.device | str) -> Tensor: ...
 
 
 class Normals(NamedTuple):
@@ -94,24 +95,20 @@ class StoredPictures:
 
 
 class PictureFiles:
-    """Pictures as RGB, `image_size` squared, decoded by one thread a core.
+    """Pictures as RGB, `image_size` squared, decoded by one thread a core; UserError for broken ones.
 
-    Where they fit in `memory_limit` bytes (None: half of what is available) they are decoded
-    once and kept as uint8; otherwise each batch is decoded when it is asked for. UserError with
-    its path for a picture that cannot be read.
+    Where they fit in `memory_limit` bytes (None: half of what is available) they are decoded once
+    and kept as uint8; otherwise each batch is decoded when it is asked for.
     """
 
     def __init__(
         self, paths: Sequence[Path], image_size: int, *, memory_limit: int | None = None
     ) -> None:
-        self._paths = list(paths)
-        self._size = image_size
+        self._paths, self._size = list(paths), image_size
         self._workers = ThreadPoolExecutor(count_cores())
-        self._store: StoredPictures | None = None
-        if memory_limit is None:
-            memory_limit = int(HOST_SHARE * available_memory())
-        if len(self._paths) * 3 * image_size**2 <= memory_limit:
-            self._store = StoredPictures(self._decode(self._paths))
+        limit = int(HOST_SHARE * available_memory()) if memory_limit is None else memory_limit
+        fits = len(self._paths) * 3 * image_size**2 <= limit
+        self._store = StoredPictures(self._decode(self._paths)) if fits else None
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -213,8 +210,8 @@ def epoch_order(
 ) -> tuple[Tensor, Tensor]:
     """Draw this process's share of an epoch: indices `(n,)`, and whether to flip each `(n, 2)`.
 
-    Every process draws the same numbers and takes every `world_size`-th. Shares are of one
-    length, as a step needs all processes: a few pictures are seen twice where it must be.
+    Every process draws the same and takes every `world_size`-th. Shares are of one length, as a step
+    needs all processes; so some pictures may be seen twice.
     """
     order = torch.randperm(count, generator=random)
     padded = math.ceil(count / world_size) * world_size
@@ -289,9 +286,8 @@ def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
     except MemoryError:
         raise
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them
-        raise UserError(
-            f"{path}: cannot be read as a picture ({error}); replace or remove it"
-        ) from error
+        text = f"{path}: cannot be read as a picture ({error}); replace or remove it"
+        raise UserError(text) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -57,11 +57,10 @@ class Display(Progress):
     """Epoch, step rate, time left and latest losses: a bar on a terminal, else a line at times.
 
     Reading a loss makes the CPU wait for the device, so it is done only when the display is due.
-    Use it as a context manager. With `console=None` (every process but the first) it does nothing.
+    `steps` are those of an epoch. With `console` None (every process but the first) it does nothing.
     """
 
     def __init__(self, epochs: int, steps: int, epochs_done: int, console: Console | None) -> None:
-        """Take an epoch's number of `steps`."""
         self._losses = ""
         self._bar = console is not None and console.is_terminal
         columns = [

@@ -97,9 +97,9 @@ def draw_figures(folder: Path, findings: Findings) -> None:
 
 
 def pick_rows(samples: Sequence[Sample], scores: Tensor) -> list[int]:
-    """Indices of typical pictures: good ones, then of each defect those about its median score.
+    """Pick typical pictures, by index: good ones, then of each defect those about its median score.
 
-    Picked at evenly spaced quantiles of the score, so neither the best nor the worst are chosen.
+    They are at evenly spaced quantiles of the score, so neither the best nor the worst are chosen.
     """
     counts = Counter(sample.defect for sample in samples if sample.label)
     frequent = {defect for defect, _ in counts.most_common(MAX_ROWS - 1)}
@@ -236,7 +236,7 @@ def losses_by_epoch(history: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _log_axis(axes: Axes, span: float) -> None:
-    """A logarithmic y axis with plain numbers at 1, 2, 5, or at the powers of ten alone."""
+    """Make a logarithmic y axis with plain numbers at 1, 2, 5, or at the powers of ten alone."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -23,20 +23,13 @@ Range = tuple[float, float]
 
 @dataclass
 class Raw:
-    """What n pictures give before any scaling; all on the CPU.
+    """What n pictures give before any scaling; all on the CPU."""
 
-    reconstruction: (n,) float64, R(x) of Eq. 7.
-    alignment: (n,) float64, L(x) of Eq. 7; None without a discriminator.
-    error_maps: (n, S, S) float32, squared difference averaged over the channels.
-    reconstructions: (n, 3, S, S) uint8.
-    brightness: (n,) float64, of the pictures themselves; see `pictures.brightness`.
-    """
-
-    reconstruction: Tensor
-    alignment: Tensor | None
-    error_maps: Tensor
-    reconstructions: Tensor
-    brightness: Tensor
+    reconstruction: Tensor  # (n,) float64, R(x) of Eq. 7
+    alignment: Tensor | None  # (n,) float64, L(x) of Eq. 7; None without a discriminator
+    error_maps: Tensor  # (n, S, S) float32, squared differences averaged over the channels
+    reconstructions: Tensor  # (n, 3, S, S) uint8
+    brightness: Tensor  # (n,) float64, of the pictures themselves
 
 
 def score_pictures(networks: Networks, pictures: Pictures, config: Config) -> Raw:
@@ -174,7 +167,7 @@ def score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, fl
 
 
 def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
-    """Compute the area under the ROC curve of scores (n,) for labels (n,), 1 or True being anomalous.
+    """Compute the area under the ROC curve of scores for labels of one shape, 1 being anomalous.
 
     It is the share of pairs, one good and one anomalous, that the scores put in order; a tie is half
     a pair. None where either kind is missing.
@@ -188,11 +181,6 @@ def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
     ranks = counts.cumsum(0).double() - (counts - 1).double() / 2
     area = (ranks[place][labels].sum().item() - bad * (bad + 1) / 2) / (bad * good)
     return round(area, 6)
-
-
-def pixel_auroc(error_maps: Tensor, masks: Tensor) -> float | None:
-    """Compute the area under the ROC curve over all pixels of error maps and masks (n, S, S)."""
-    return image_auroc(error_maps, masks)
 
 
 def roc_curve(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +199,7 @@ def roc_curve(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Findings:
-    """A scored test set of n pictures with scores A (n,); `anomaly` is "defect", or "class"."""
+    """A scored test set of n pictures: scores A, labels and peaks (n,); `anomaly` is "defect" or "class"."""
 
     samples: Sequence[Sample]
     pictures: Pictures
@@ -226,17 +214,14 @@ class Findings:
 
     @cached_property
     def labels(self) -> Tensor:
-        """Whether each picture is anomalous, bool (n,)."""
         return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
 
     @cached_property
     def peaks(self) -> Tensor:
-        """The peak of each error map, (n,)."""
         return peaks(self.raw.error_maps)
 
     @property
     def auroc(self) -> float | None:
-        """The area under the ROC curve of the scores."""
         return image_auroc(self.scores, self.labels)
 
     def metrics(self) -> dict[str, Any]:
@@ -263,5 +248,5 @@ class Findings:
             "image_auroc": image_auroc(self.scores[members], labels),
             "image_auroc_peak": image_auroc(self.peaks[members], labels),
             "image_auroc_brightness": image_auroc(self.raw.brightness[members], labels),
-            "pixel_auroc": pixel_auroc(self.raw.error_maps[marked], masks[marked]),
+            "pixel_auroc": image_auroc(self.raw.error_maps[marked], masks[marked]),
         }

@@ -1,6 +1,5 @@
 """What runs show, drawn as the paper does: Figure 1's toy, Figures 2 and 5, Figure 6."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch.nn.functional import max_pool2d
 
 from blockmem import blockwise_memory, divide
 from daad.config import Config
-from daad.io import UserError
+from daad.io import UserError, read_csv
 from daad.mvtec import Category
 from daad.network import load_networks
 from daad.pictures import Sample, load_masks
@@ -256,8 +255,7 @@ def _scores(run: Path, samples: Sequence[Sample]) -> Tensor:
     path = run / "scores.csv"
     if not path.is_file():
         raise UserError(f"{path}: no such file; evaluate the run first")
-    with path.open(encoding="utf-8", newline="") as file:
-        scores = {row["path"]: float(row["score"]) for row in csv.DictReader(file)}
+    scores = {row["path"]: float(row["score"]) for row in read_csv(path)}
     missing = [sample.name for sample in samples if sample.name not in scores]
     if missing:
         raise UserError(

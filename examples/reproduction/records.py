@@ -12,7 +12,7 @@ import torch
 
 from daad.config import PIXEL, Config
 from daad.frames import scaled
-from daad.io import UserError, write_csv
+from daad.io import UserError, read_csv, write_csv
 from daad.mvtec import table_place
 from daad.run import finished, read_settings
 from daad.scoring import image_auroc
@@ -158,13 +158,13 @@ def _outcome(run: Path, config: Config) -> tuple[dict[str, Any], Areas, float] |
     if metrics is None:
         return None
     try:
-        with (run / "scores.csv").open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_csv(run / "scores.csv")
         counts = metrics["counts"]
         scored = counts.get("frames") or counts["good"] + counts["anomalous"]
         if len(rows) != scored:
             return None  # cut short
-        return metrics, _areas(rows), _seconds(run / "history.csv")
+        seconds = sum(float(row["seconds"]) for row in read_csv(run / "history.csv"))
+        return metrics, _areas(rows), seconds
     except (OSError, IndexError, KeyError, TypeError, ValueError):
         return None
 
@@ -209,11 +209,6 @@ def _labels(rows: Sequence[dict[str, str]]) -> torch.Tensor:
     return torch.tensor([int(row["label"]) for row in rows])
 
 
-def _seconds(history: Path) -> float:
-    with history.open(encoding="utf-8", newline="") as file:
-        return sum(float(row["seconds"]) for row in csv.DictReader(file))
-
-
 def write_results(path: Path, records: Iterable[Record]) -> None:
     """Write a line for each record, with blanks for None."""
     write_csv(path, COLUMNS, [dataclasses.astuple(record) for record in records])
@@ -224,13 +219,13 @@ def read_results(path: Path) -> list[Record]:
     kinds = {field.name: field.type for field in dataclasses.fields(Record)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if tuple(reader.fieldnames or ()) != COLUMNS:
-                raise ValueError("other columns")
-            return [
-                Record(**{name: _parse(row[name], kinds[name]) for name in COLUMNS})
-                for row in reader
-            ]
+            header, *lines = csv.reader(file)
+        if tuple(header) != COLUMNS:
+            raise ValueError("other columns")
+        rows = [dict(zip(COLUMNS, line, strict=True)) for line in lines]
+        return [
+            Record(**{name: _parse(row[name], kinds[name]) for name in COLUMNS}) for row in rows
+        ]
     except (OSError, TypeError, ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not the results of reproduce.py as it is now: {error!r}; move it away, and "
@@ -238,9 +233,7 @@ def read_results(path: Path) -> list[Record]:
         ) from error
 
 
-def _parse(text: str | None, kind: Any) -> Any:
-    if text is None:
-        raise ValueError("a line ends too early")
+def _parse(text: str, kind: Any) -> Any:
     if kind == (float | None):
         return float(text) if text else None
     return kind(text)

@@ -18,7 +18,6 @@ from daad.scoring import (
     fuse,
     image_auroc,
     peaks,
-    pixel_auroc,
     roc_curve,
     score_pictures,
 )
@@ -260,8 +259,8 @@ def test_pixel_auroc_goes_over_the_pixels_of_all_pictures() -> None:
     maps = torch.tensor([[[4.0, 1.0], [2.0, 0.5]], [[3.0, 0.25], [0.0, 2.0]]])
     masks = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool)
     # Marked 4 beats all six others; marked 2 beats 1, 0.5, 0.25, 0, ties with 2, loses to 3.
-    assert pixel_auroc(maps, masks) == pytest.approx((6 + 4.5) / 12, abs=1e-6)
-    assert pixel_auroc(maps, torch.zeros_like(masks)) is None
+    assert image_auroc(maps, masks) == pytest.approx((6 + 4.5) / 12, abs=1e-6)
+    assert image_auroc(maps, torch.zeros_like(masks)) is None
 
 
 def test_peaks_are_those_of_the_smoothed_maps() -> None:
