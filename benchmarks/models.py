@@ -12,7 +12,7 @@ from benchmarks.gate import Errors, relative_error
 from benchmarks.providers import Layer, eager
 from benchmarks.workloads import FORWARD, ModelWorkload
 from blockmem import BlockwiseMemory
-from daad.config import Config
+from daad.config import Config, known
 from daad.network import Generator, reconstruction_loss
 
 MEMORY_FORMAT = torch.channels_last  # as DAAD's training and inference run
@@ -109,8 +109,7 @@ class ModelCase:
         return out
 
     def _loss(self, out: Tensor, x: Tensor) -> Tensor:
-        assert self.config.distance is not None  # it is resolved
-        return self.config.lambda_rec * reconstruction_loss(x, out, self.config.distance)
+        return self.config.lambda_rec * reconstruction_loss(x, out, known(self.config.distance))
 
     def _model(self, layer: Layer, threshold: float | None) -> Generator:
         """A copy of the network whose memories are computed by `layer`."""

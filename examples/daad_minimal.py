@@ -10,7 +10,6 @@ Where the paper leaves something open, this file does what `daad_mvtec.py` does.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,7 +82,7 @@ class Discriminator(nn.Module):
         super().__init__()
         channels, self.extractor = 3, nn.Sequential()
         while size >= 8:
-            first = channels == 3
+            first = not len(self.extractor)
             self.extractor.append(nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=first))
             if not first:
                 self.extractor.append(nn.BatchNorm2d(width))
@@ -158,6 +157,8 @@ def train(
             losses = train_step(g, d, adams, torch.where(down, x.flip(-2), x))
         line = ", ".join(f"{name} {loss.item():.4f}" for name, loss in losses.items())
         print(f"epoch {epoch} of {epochs}: {line}", flush=True)
+        if not torch.stack(list(losses.values())).isfinite().all():
+            raise FloatingPointError(f"epoch {epoch}: {line}; give a smaller --lr")
     # BatchNorm's statistics come from the last few steps; take them anew from all pictures.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     update_bn(batches(pictures, order, device), g)
@@ -190,11 +191,13 @@ def auroc(good: Tensor, bad: Tensor) -> float:
     return ((difference > 0).double() + (difference == 0).double() / 2).mean().item()
 
 
-def load(folder: Path, pattern: str, size: int) -> Tensor:
-    """Read the pictures that `pattern` finds as RGB bytes `(n, 3, size, size)`."""
-    paths = [path for path in sorted(folder.glob(pattern)) if path.suffix.lower() in SUFFIXES]
+def load(folder: Path, part: str, size: int, *, good: bool = True) -> Tensor:
+    """Read FOLDER/PART/good, or all that lies beside it, as RGB bytes `(n, 3, size, size)`."""
+    found = [path for path in sorted(folder.glob(f"{part}/*/*")) if path.suffix.lower() in SUFFIXES]
+    paths = [path for path in found if (path.parent.name == "good") == good]
     if not paths:
-        sys.exit(f"error: {folder / pattern}: no pictures; put {', '.join(SUFFIXES)} there")
+        place = "good" if good else "DEFECT"
+        raise FileNotFoundError(f"{folder / part / place}: no pictures; put {SUFFIXES} there")
     pictures = [Image.open(path).convert("RGB") for path in paths]
     pixels = [np.asarray(one.resize((size, size), Image.Resampling.BICUBIC)) for one in pictures]
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
@@ -206,26 +209,27 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a category in MVTec AD's layout")
     parser.add_argument("--plus", action="store_true", help="DAAD+: with a discriminator")
     parser.add_argument("--lr", type=float, help="Adam's; 1e-4, or 2e-4 with --plus")
-    for name, default in {
-        "size": 256,
-        "width": 64,
-        "items": 500,
-        "epochs": 1000,
-        "seed": 0,
-    }.items():
+    numbers = {"size": 256, "width": 64, "items": 500, "epochs": 1000, "seed": 0}
+    for name, default in numbers.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} if not given")
     asked = parser.parse_args()
     smallest = RATE * 2**LEVELS  # a block of the last map is then one pixel
     if asked.size < smallest or asked.size % smallest:
         parser.error(f"--size {asked.size}: give a multiple of {smallest}")
-    patterns = ("train/good/*", "test/good/*", "test/[!g]*/*")
-    learned, good, bad = (load(asked.folder, pattern, asked.size) for pattern in patterns)
+    try:
+        learned, good = (load(asked.folder, part, asked.size) for part in ("train", "test"))
+        bad = load(asked.folder, "test", asked.size, good=False)
+    except OSError as error:  # a broken picture too
+        parser.error(str(error))
     torch.manual_seed(asked.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     g = Generator(asked.size, asked.width, asked.items).to(device)
     d = Discriminator(asked.size, asked.width).to(device) if asked.plus else None
     lr = asked.lr or (2e-4 if asked.plus else 1e-4)
-    train(g, d, learned, asked.epochs, lr, asked.seed)
+    try:
+        train(g, d, learned, asked.epochs, lr, asked.seed)
+    except FloatingPointError as error:
+        parser.error(str(error))
     scores = anomaly_scores(g, d, torch.cat([good, bad]))
     area = auroc(scores[: len(good)], scores[len(good) :])
     print(f"AUROC {area:.3f}: {len(good)} good and {len(bad)} anomalous pictures")

@@ -58,7 +58,9 @@ def train(
     category: Annotated[
         UseAppendAction[tuple[str, ...]], arg(help="A category in ROOT; repeat it, or all.")
     ],
-    out: command.Out = None,
+    out: Annotated[
+        Path | None, arg(help="A run folder for each category goes here; runs/VARIANT.")
+    ] = None,
     device: command.Device = "auto",
     devices: command.Devices = 1,
     num_nodes: command.Machines = 1,

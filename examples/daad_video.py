@@ -9,13 +9,12 @@ frame_labels.npz, frame_labels.npy or UCSD's masks in testing/frames/CLIP_gt.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
-from tyro.conf import OmitArgPrefixes, Suppress, arg
+from tyro.conf import OmitArgPrefixes, arg
 from tyro.extras import SubcommandApp
 
 from daad import command
@@ -32,23 +31,12 @@ Labels = Annotated[
     Path | None,
     arg(help="A .npz by clip, MNAD's .npy, or a folder of CLIP_gt masks; looked for in ROOT."),
 ]
-
-
-@dataclass(frozen=True)
-class Choices(Config):
-    """One run. The defaults are the paper's values for video, or our reading where it is silent."""
-
-    # Scores are scaled over the test frames, as MNAD does; nothing is held out for another scale.
-    scaling: Suppress[Literal["test"]] = "test"
-    held_out: Suppress[float] = 0.0
-
-
-DEFAULTS = Choices.of("video")
+DEFAULTS = Config.of("video")
 
 
 @app.command
 def train(
-    config: OmitArgPrefixes[Choices] = DEFAULTS,
+    config: OmitArgPrefixes[Config] = DEFAULTS,
     *,
     root: Annotated[Path, arg(help="Folder of training/frames and testing/frames.")],
     labels: Labels = None,

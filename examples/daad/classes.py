@@ -282,10 +282,6 @@ class _Stand:
         self.state = state
 
 
-def _reconstruct(*_: Any) -> _Stand:
-    return _Stand()
-
-
 def _from_buffer(buffer: Any, dtype: _Stand, shape: Any, order: str) -> _Stand:
     """Note an array as pickle's protocol 5 says it: all at once."""
     array = _Stand()
@@ -296,7 +292,7 @@ def _from_buffer(buffer: Any, dtype: _Stand, shape: Any, order: str) -> _Stand:
 STAND_INS = {  # under the names that numpy's modules had before and have since numpy 2
     ("numpy", "ndarray"): _Stand,
     ("numpy", "dtype"): _Stand,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _Stand for core in ("core", "_core")},
     **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
 

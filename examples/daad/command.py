@@ -18,7 +18,6 @@ from daad.config import PIXEL, Config, Division, parse_division
 from daad.io import UserError
 
 # What several commands take.
-Out = Annotated[Path | None, arg(help="Folder of the runs to make; runs/VARIANT if not given.")]
 Device = Annotated[str, arg(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
 Devices = Annotated[int, arg(help="Devices on each machine, by DDP.")]
 Machines = Annotated[int, arg(help="Machines.")]
@@ -52,9 +51,9 @@ def run_app(
 
     documentation: help shows its first line. For bad input it exits as `in_one_line` says.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments) or [default]
+    asked = list(sys.argv[1:] if arguments is None else arguments) or [default]
     with in_one_line(), registry:
-        options = with_settings([OPPOSITES.get(one, one) for one in given])
+        options = with_settings([OPPOSITES.get(one, one) for one in asked])
         app.cli(args=options, description=(documentation or "").partition("\n")[0])
 
 

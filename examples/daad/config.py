@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from daad.io import UserError
 
@@ -19,7 +19,8 @@ Distance = Literal["squared", "l2"]
 # What is set otherwise than for photographs, by the kind of data.
 _CLASSES: dict[str, Any] = {
     # Pictures of 28 and 32 pixels. A block of the paper shows 32x32 of its 256x256 pixels: all of one.
-    **{"image_size": 32, "division": (1, 1, 1)},
+    # None: by the paper's D/N, see `items_at_paper_ratio`.
+    **{"image_size": 32, "division": (1, 1, 1), "num_items": None},
     # As many steps of 5000 to 6000 pictures as the paper's 1000 epochs of bottle's 209, about.
     **{"epochs": 40, "checkpoint_every": 5},
 }
@@ -138,17 +139,19 @@ class Config:
     """Epochs between checkpoints; one is always written at the end."""
 
     @classmethod
-    def of(cls, kind: str) -> Self:
+    def of(cls, kind: str) -> "Config":
         """Give the defaults for a kind of data, a key of `KINDS`; `resolve` decides what is None."""
         open_ = {field.name for field in dataclasses.fields(cls) if field.default is None}
         return cls(**{name: value for name, value in KINDS[kind].items() if name not in open_})
 
     @property
-    def skip(self) -> bool:  # whether the decoder sees the encoder's levels by concatenation
+    def skip(self) -> bool:
+        """Whether the decoder sees the encoder's levels by concatenation."""
         return self.variant not in ("ae", "memae")
 
     @property
-    def smallest(self) -> int:  # height and width of the network's smallest map
+    def smallest(self) -> int:
+        """Height and width of the network's smallest map."""
         size: int = self.image_size // 2**self.levels
         return size
 
@@ -160,6 +163,7 @@ class Config:
 
     @property
     def memory_levels(self) -> list[int]:
+        """The levels that go through a memory."""
         return [level for level in range(1, self.levels + 1) if self.has_memory(level)]
 
     def level_shape(self, level: int) -> tuple[int, int, int]:
@@ -197,19 +201,18 @@ class Config:
         pixels = self.variant.startswith("memae")
         plus = self.variant == "daad+"
         discriminator = plus if self.discriminator is None else self.discriminator
-        default_lr = 2e-4 if discriminator or kind == "video" else 1e-4
         config = dataclasses.replace(
             self,
             division=self.division or (PIXEL if pixels else own.get("division", (8, 8, 1))),
             discriminator=discriminator,
             distance=self.distance or ("l2" if discriminator else "squared"),
-            lr=default_lr if self.lr is None else self.lr,
+            lr=own.get("lr", 2e-4 if discriminator else 1e-4) if self.lr is None else self.lr,
             flips=self.flips or own.get("flips", "both"),
             num_items=own.get("num_items", 500) if self.num_items is None else self.num_items,
         )
         config._check()
-        if self.num_items is None and kind in ("mnist", "cifar10"):
-            config = dataclasses.replace(config, num_items=items_at_paper_ratio(config))
+        if config.num_items is None:
+            return dataclasses.replace(config, num_items=items_at_paper_ratio(config))
         return config
 
     def _check(self) -> None:

@@ -57,6 +57,7 @@ class Category:
 
     @property
     def kind(self) -> str:
+        """The kind of data, a key of `config.KINDS`."""
         return "photographs"
 
     @property
@@ -69,6 +70,7 @@ class Category:
         return where | {"fingerprint": fingerprint(root, paths)}
 
     def pictures(self, samples: Sequence[Sample], image_size: int) -> Pictures:
+        """Read some of the category's samples, `image_size` squared."""
         return PictureFiles([sample.path for sample in samples], image_size)
 
     def normal_pictures(self, config: Config) -> Normals:

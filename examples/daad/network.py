@@ -98,7 +98,9 @@ class Discriminator(nn.Module):
         size, channels, width = config.image_size, 3, config.width
         self.extractor = nn.Sequential()
         while size >= 8:
-            first = channels == 3  # BatchNorm would take a bias out, and the first has none
+            first = not len(
+                self.extractor
+            )  # BatchNorm would take a bias out, and the first has none
             self.extractor.append(nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=first))
             if not first:
                 self.extractor.append(nn.BatchNorm2d(width))
@@ -130,10 +132,12 @@ class Networks(NamedTuple):
 
     @property
     def modules(self) -> list[nn.Module]:
+        """The networks that there are."""
         return [module for module in self if module is not None]
 
     @property
     def device(self) -> torch.device:
+        """Where the generator is."""
         return next((p.device for p in self.generator.parameters()), torch.device("cpu"))
 
     def restore(self, path: Path, state: dict[str, Any]) -> None:

@@ -32,10 +32,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture. `defect` names its folder, "good" for a normal one; `label` is 1 for others.
-
-    name: the path inside the category's folder, such as `test/good/000.png`.
-    """
+    """One picture; `defect` is the name of its folder, "good" for a normal one."""
 
     path: Path
     defect: str
@@ -43,10 +40,12 @@ class Sample:
 
     @property
     def label(self) -> int:
+        """0 for good, 1 for anomalous."""
         return int(self.defect != GOOD)
 
     @property
     def name(self) -> str:
+        """The path inside the category's folder, such as `test/good/000.png`."""
         return "/".join(self.path.parts[-3:])
 
 

@@ -214,14 +214,17 @@ class Findings:
 
     @cached_property
     def labels(self) -> Tensor:
+        """Whether each picture is anomalous, bool (n,)."""
         return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
 
     @cached_property
     def peaks(self) -> Tensor:
+        """The peak of each error map, (n,)."""
         return peaks(self.raw.error_maps)
 
     @property
     def auroc(self) -> float | None:
+        """The area under the ROC curve of the scores."""
         return image_auroc(self.scores, self.labels)
 
     def metrics(self) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def train(
     With several devices each takes `config.batch_size` pictures a step, and only the first process
     returns. UserError for what cannot be trained, or when a loss is no longer finite.
     resume: go on from the folder's checkpoint, which every machine must see, as if never stopped.
-    scorer: gives the AUROC on the test set, for every `config.evaluate_every` epochs.
+    scorer: gives the AUROC on the test set, for every `config.evaluate_every` epochs, and leaves the
+    networks in the modes they came in.
     deadline: a time of `time.monotonic()`, for a single process. The epoch in which it passes is
     the last; OutOfTime then, with a checkpoint to go on from, unless all epochs are done.
     """

@@ -84,7 +84,15 @@ class Video:
         }
 
     def normal_pictures(self, config: Config) -> Normals:
-        """Read the training frames. Scores are scaled over test frames, so none are held out."""
+        """Read the training frames; UserError where some are to be held out.
+
+        Scores are scaled over test frames, as MNAD does it. There is no other scale to make.
+        """
+        if config.held_out or config.scaling != "test":
+            raise UserError(
+                f"--held-out {config.held_out:g}, --scaling {config.scaling}: a video's scores are "
+                f"scaled over its test frames alone; leave both options out"
+            )
         return Normals(PictureFiles(all_frames(self.train), config.image_size))
 
     def test_pictures(self, config: Config) -> Pictures:

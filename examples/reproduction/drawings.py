@@ -119,9 +119,10 @@ class Drawer:
         """Copy the score curve of DAAD's run on a video, of the first clip with frames of both kinds."""
         for record in matching(self.records, self.paper.tables[name], self.scale):
             run = self._folder(record.setting, record.subject, record.seed)
-            if record.setting != "daad" or not (run / METRICS).is_file():
+            try:
+                clips = read_json(run / METRICS)["clips"] if record.setting == "daad" else {}
+            except (OSError, KeyError, ValueError):  # the run is elsewhere, or damaged
                 continue
-            clips = read_json(run / METRICS)["clips"]
             mixed = [clip for clip, of in clips.items() if 0 < of["abnormal"] < of["frames"]]
             source = run / "figures" / "curves" / f"{mixed[0]}.png" if mixed else run
             if source.is_file():

@@ -195,6 +195,16 @@ def test_discriminator_is_table_8_layer_for_layer() -> None:
     assert slopes == {0.2}
 
 
+def test_the_first_stage_alone_is_without_batch_norm() -> None:
+    """Of three channels too, as many as a picture has."""
+    for width in (2, 3):
+        convolution, *rest = Discriminator(config(variant="daad+", width=width)).extractor
+        assert convolution.bias is not None
+        kinds = [nn.LeakyReLU] + 2 * [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+        assert [type(module) for module in rest] == kinds
+        assert all(m.bias is None for m in rest if isinstance(m, nn.Conv2d))
+
+
 def test_discriminator_parameter_count_follows_from_table_8() -> None:
     count = 0
     for i, (kernel, _, c_in, c_out, _) in enumerate(DISCRIMINATOR):

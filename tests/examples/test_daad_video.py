@@ -227,6 +227,7 @@ def test_refusals_before_anything_is_written(data: Path, tmp_path: Path) -> None
         return script("train", "--root", root, *TINY, *arguments, cwd=tmp_path)
 
     refused(train(root=tmp_path / "none"), "no clips")
+    refused(train("--held-out", "0.2"), "--held-out 0.2", "leave both options out")
     refused(train("--division", "16,16,1"), "does not fit level 2", "8x8")
     refused(train("--labels", data / "none.npz"), "none.npz")
     np.savez(data / "short.npz", **(LABELS | {"10": [0, 1]}))
@@ -236,6 +237,16 @@ def test_refusals_before_anything_is_written(data: Path, tmp_path: Path) -> None
     frame.write_bytes(frame.read_bytes()[:60])
     refused(train(root=broken), str(frame))
     assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
+def test_the_settings_of_a_run_make_it_again(
+    trained: tuple[Path, str], data: Path, tmp_path: Path
+) -> None:
+    run = trained[0]
+    common = ("--root", data, "--out", "again", "--device", "cpu")
+    done = script("train", "--config", run / "config.json", *common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again" / "scores.csv").read_text() == (run / "scores.csv").read_text()
 
 
 def test_a_run_of_photographs_is_refused(tmp_path: Path) -> None:

@@ -8,15 +8,7 @@ import pytest
 import reproduce
 from daad.io import UserError
 from reproduction import jobs
-from tests.helpers.paper_data import (
-    body,
-    noting,
-    page_of,
-    results,
-    said,
-    script,
-    section,
-)
+from tests.helpers.paper_data import body, noting, page_of, results, said, script, section
 from tests.helpers.scripts import refused
 
 
