@@ -1,6 +1,7 @@
 """How picture files become numbers, and batches of them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from daad import machine
 from daad import pictures as room
 from daad.io import UserError
-from daad.pictures import PictureFiles
+from daad.pictures import PictureFiles, StoredPictures, to_floats
 from tests.helpers.picture_files import one_line, save, save_noise
 
 
@@ -118,6 +119,33 @@ def test_half_of_the_available_memory_is_the_limit(
 
 def test_the_machines_memory_is_a_sensible_number() -> None:
     assert 2**26 < machine.available_memory() < 2**50
+
+
+def test_the_cpu_waits_for_a_copy_that_it_reads() -> None:
+    asked: list[object] = []
+
+    class Noting(torch.Tensor):
+        def to(self, *arguments: Any, **options: Any) -> torch.Tensor:
+            asked.append(options.get("non_blocking", False))
+            return self.as_subclass(torch.Tensor).to(*arguments, **options)
+
+    pixels = torch.tensor([0, 255], dtype=torch.uint8)
+    assert to_floats(pixels.as_subclass(Noting), torch.device("cpu")).tolist() == [-1, 1]
+    assert asked == [False]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pictures_come_back_whole_from_a_gpu() -> None:
+    """Ten times, behind work that keeps the GPU from copying at once."""
+    pixels = torch.randint(256, (64, 3, 256, 256), dtype=torch.uint8)
+    store, indices = StoredPictures(pixels), torch.arange(64)
+    expected = store.batch(indices, "cpu")
+    busy = store.batch(indices, "cuda").flatten(1)
+    for _ in range(10):
+        for _ in range(20):
+            torch.mm(busy, busy.T)
+        assert torch.equal(store.batch(indices, "cpu"), expected)
 
 
 @pytest.mark.gpu
