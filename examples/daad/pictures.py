@@ -90,7 +90,7 @@ class StoredPictures:
             free, _ = torch.cuda.mem_get_info(device)
             if self._pixels.nbytes <= DEVICE_SHARE * free:
                 self._pixels = self._pixels.to(device)
-        return to_floats(self._pixels[indices.to(self._pixels.device, non_blocking=True)], device)
+        return to_floats(self._pixels[_moved(indices, self._pixels.device)], device)
 
 
 class PictureFiles:
@@ -195,10 +195,13 @@ def to_floats(pixels: Tensor, device: torch.device) -> Tensor:
     """Make uint8 pixels of any shape float32 in [-1, 1] on `device`, a tensor of the caller's own."""
     if device.type == "cuda" and pixels.device.type == "cpu":
         pixels = pixels.pin_memory()
-    # Bytes travel, floats are made on the device: a quarter of the traffic. A GPU works in order, so
-    # nothing waits for a copy to it; the CPU would read a copy from it before that has arrived.
-    travelled = pixels.to(device, non_blocking=device.type == "cuda")
-    return travelled.to(torch.float32).div_(127.5).sub_(1)
+    # Bytes travel, floats are made on the device: a quarter of the traffic.
+    return _moved(pixels, device).to(torch.float32).div_(127.5).sub_(1)
+
+
+def _moved(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to `device`, waiting where it must be: a GPU works in order, the CPU would read too early."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def to_bytes(x: Tensor) -> Tensor:

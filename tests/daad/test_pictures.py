@@ -131,7 +131,9 @@ def test_the_cpu_waits_for_a_copy_that_it_reads() -> None:
 
     pixels = torch.tensor([0, 255], dtype=torch.uint8)
     assert to_floats(pixels.as_subclass(Noting), torch.device("cpu")).tolist() == [-1, 1]
-    assert asked == [False]
+    store = StoredPictures(pixels[:, None, None, None].expand(2, 3, 4, 4))
+    assert store.batch(torch.tensor([1]).as_subclass(Noting), "cpu").unique().tolist() == [1]
+    assert asked == [False, False]
 
 
 @pytest.mark.gpu
