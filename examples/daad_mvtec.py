@@ -1,38 +1,55 @@
-"""DAAD on photographs in the MVTec AD folder layout: train, evaluate, predict.
+"""DAAD on photographs: train on good ones, and say of others whether they are normal or anomalous.
 
 python examples/daad_mvtec.py                  a small DAAD on pictures that it draws itself
-python examples/daad_mvtec.py train --root ROOT --category bottle --variant daad+
+python examples/daad_mvtec.py train --good FOLDER [--bad FOLDER]
+python examples/daad_mvtec.py train --root ROOT --category bottle --variant daad+   (MVTec AD layout)
+python examples/daad_mvtec.py predict --run runs/daad/NAME --pictures FOLDER
 python examples/daad_mvtec.py evaluate --run runs/daad+/bottle
-python examples/daad_mvtec.py predict --run runs/daad+/bottle --pictures FOLDER
 """
 
 import dataclasses
 import itertools
+import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
-from daad import command
-from daad.config import Config
-from daad.io import UserError
+from daad import command, predicting
+from daad.config import Config, Preset
+from daad.findings import remarks
+from daad.io import UserError, printable
 from daad.machine import is_first_process, pick_device
-from daad.mvtec import list_categories, load_category, write_summary
-from daad.run import Hardware, claim_folders, predict, read_settings, run
+from daad.mvtec import (
+    Category,
+    list_categories,
+    load_again,
+    load_category,
+    load_folders,
+    split_normals,
+    write_summary,
+)
+from daad.predicting import Summary, find_pictures, predict
+from daad.run import Hardware, claim_folders, read_settings, run
 from daad.run import evaluate as evaluate_run
+from daad.verdict import ANOMALOUS
 
 # What fits two minutes on two cores. D/N is as in the paper: see docs/guide.md.
-DEMO = Config(image_size=128, width=8, num_items=16, epochs=24, lr=2e-3)
+DEMO = Config(
+    image_size=128, width=8, num_items=16, epochs=24, lr=2e-3, held_out=0.2, scaling="normals"
+)
 
 DEFAULTS = Config.of("photographs")
 
 app = SubcommandApp()
-console = Console()
+console = Console(markup=False, highlight=False)  # names may look like markup
 
 
 @app.command
@@ -47,19 +64,28 @@ def demo(
     console.print(f"Drawing two categories of pictures into {out / 'data'}")
     names = make_dataset(out / "data", image_size=DEMO.image_size)
     config = dataclasses.replace(DEMO, epochs=epochs)
-    _train_all(config, out / "data", names, out, Hardware("cpu"), resume=False)
+    categories = [load_category(out / "data", name) for name in names]
+    _train_all(config, categories, out, Hardware("cpu"), resume=False)
 
 
 @app.command
 def train(
     config: OmitArgPrefixes[Config] = DEFAULTS,
     *,
-    root: Annotated[Path, arg(help="Folder of categories in MVTec layout.")],
+    good: Annotated[Path | None, arg(help="Folder of normal pictures, and all below it.")] = None,
+    bad: Annotated[
+        Path | None, arg(help="Folder of anomalous ones to test with, and all below it.")
+    ] = None,
+    root: Annotated[Path | None, arg(help="Folder of categories in MVTec layout.")] = None,
     category: Annotated[
         UseAppendAction[tuple[str, ...]], arg(help="A category in ROOT; repeat it, or all.")
-    ],
+    ] = (),
     out: Annotated[
         Path | None, arg(help="A run folder for each category goes here; runs/VARIANT.")
+    ] = None,
+    preset: Annotated[Preset | None, arg(help=command.PRESET)] = None,
+    steps: Annotated[
+        int | None, arg(help="Train for about this many batches, in place of --epochs.")
     ] = None,
     device: command.Device = "auto",
     devices: command.Devices = 1,
@@ -67,14 +93,27 @@ def train(
     resume: Annotated[bool, arg(help="Go on with the runs that are in OUT.")] = False,
     settings: command.Settings = None,
 ) -> None:
-    """Train on ROOT/CATEGORY/train/good and evaluate on ROOT/CATEGORY/test."""
-    names = list_categories(root) if "all" in category else list(dict.fromkeys(category))
+    """Train on good pictures, and evaluate where there are anomalous ones too."""
+    if (good is None) == (root is None):
+        raise UserError("give --good FOLDER of normal pictures, or --root ROOT --category NAME")
+    if (root is None and category) or (good is None and bad is not None):
+        raise UserError("--bad goes with --good, and --category with --root")
+    if good is not None:
+        categories = [load_folders(good, bad)]
+    elif root is not None:
+        names = list_categories(root) if "all" in category else list(dict.fromkeys(category))
+        if not names:
+            raise UserError(f"--category: give one of {', '.join(list_categories(root))}, or all")
+        categories = [load_category(root, name) for name in names]
     processes = max(devices * num_nodes, int(os.environ.get("WORLD_SIZE", "1")))
-    if processes > 1 and len(names) > 1:
-        raise UserError(f"several devices train one category at a time; {len(names)} were given")
+    if processes > 1 and len(categories) > 1:
+        raise UserError(
+            f"several devices train one category at a time; {len(categories)} were given"
+        )
     config = config.resolve()
     hardware = Hardware(device, devices, num_nodes)
-    _train_all(config, root, names, out or Path("runs", config.variant), hardware, resume=resume)
+    out = out or Path("runs", config.variant)
+    _train_all(config, categories, out, hardware, steps=steps, resume=resume)
 
 
 @app.command
@@ -84,71 +123,140 @@ def evaluate(
     gamma: command.Gamma = None,
     scaling: command.Scaling = None,
     batch_norm: command.BatchNorm = None,
-    even_light: Annotated[
-        bool, arg(help="Make each test picture as bright as those of training.")
-    ] = False,
+    false_alarms: command.FalseAlarms = None,
+    even_light: command.EvenLight = False,
     device: command.Device = "auto",
 ) -> None:
     """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
-    choices = command.given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
-    data = read_settings(run, "category")["data"]
-    task = load_category(root or Path(data["root"]), data["category"])
+    choices = command.given(
+        gamma=gamma, scaling=scaling, batch_norm=batch_norm, false_alarms=false_alarms
+    )
+    task = load_again(read_settings(run, "category")["data"], root)
     metrics = evaluate_run(run, task, pick_device(device), even_light=even_light, **choices)
     _show([metrics], [run])
 
 
 @app.command(name="predict")
-def predict_folder(
+def predict_pictures(
     run: command.Run,
-    pictures: Annotated[Path, arg(help="Folder of pictures to score, and all below it.")],
-    out: Annotated[Path, arg(help="Folder for predictions.csv and heat maps.")] = Path(
-        "predictions"
-    ),
+    pictures: Annotated[
+        tuple[str, ...], arg(help="Pictures, folders of them with all below, or patterns with *.")
+    ],
+    out: Annotated[
+        Path | None, arg(help="New folder for predictions.csv and heat maps; predictions.")
+    ] = None,
+    false_alarms: command.FalseAlarms = None,
+    even_light: command.EvenLight = False,
+    heatmaps: Annotated[bool, arg(help="Whether to write a heat map a picture.")] = True,
+    top: Annotated[int, arg(help="How many of the highest scores to show.")] = 10,
     device: command.Device = "auto",
 ) -> None:
-    """Score pictures of any folder; the highest scores first."""
-    rows = predict(run, pictures, pick_device(device), out)
-    table = Table("picture", "score", title=f"{len(rows)} pictures, the ten highest scores")
-    for row in sorted(rows, key=lambda row: -row["score"])[:10]:
-        table.add_row(row["path"], f"{row['score']:.3f}")
+    """Say of pictures whether they are normal or anomalous. Exit code 1: some could not be read."""
+    judge = predicting.Judge(
+        run, pick_device(device), false_alarms=false_alarms, even_light=even_light
+    )
+    out = out or _new_folder(Path("predictions"))
+    found = find_pictures(pictures, out)
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("pictures", total=len(found.pictures))
+        summary = predict(
+            judge,
+            found,
+            out,
+            heatmaps=heatmaps,
+            top=top,
+            step=lambda count: progress.advance(task, count),
+        )
+    _show_predictions(summary, out, heatmaps=heatmaps)
+    passed = ", ".join(f"{count} {kind}" for kind, count in sorted(found.passed_over.items()))
+    if passed:
+        console.print(f"No pictures by their names, and passed over: {passed}")
+    if summary.skipped:
+        for name, reason in summary.skipped[:10]:
+            print(f"skipped {printable(name)}: {printable(reason)}", file=sys.stderr)
+        print(f"{len(summary.skipped)} skipped; all are in {out / 'skipped.csv'}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _show_predictions(summary: Summary, out: Path, *, heatmaps: bool) -> None:
+    total = summary.counts.total()
+    table = Table("picture", "score", "p", "verdict", title="The highest scores")
+    for row in summary.highest:
+        table.add_row(row.path, f"{row.score:.2f}", f"{row.p:.3f}", row.verdict)
     console.print(table)
-    console.print(f"All scores: {out / 'predictions.csv'}, where to look: {out / 'heatmaps'}")
+    threshold = summary.threshold
+    console.print(
+        f"{summary.counts[ANOMALOUS]} of {total} pictures are anomalous: their scores are above "
+        f"{threshold.value:.2f}, as at most {threshold.rate:.2%} of normal pictures' are."
+    )
+    console.print(summary.words)
+    where = f", where to look: {out / 'heatmaps'}" if heatmaps else ""
+    console.print(f"All verdicts: {out / 'predictions.csv'}{where}", soft_wrap=True)
 
 
 def _train_all(
-    config: Config, root: Path, names: Sequence[str], out: Path, hardware: Hardware, *, resume: bool
+    config: Config,
+    categories: Sequence[Category],
+    out: Path,
+    hardware: Hardware,
+    *,
+    steps: int | None = None,
+    resume: bool,
 ) -> None:
     """Train one run for each category, in OUT/NAME; with several, write OUT/summary.csv."""
-    categories = [load_category(root, name) for name in names]
-    folders = [out / name for name in names]
+    folders = [out / category.name for category in categories]
     if is_first_process():  # all folders are looked at before hours go into the first
         claim_folders(folders, resume=resume)
     results = []
     for category, folder in zip(categories, folders, strict=True):
+        learned, held_out = split_normals(category.train, config.held_out)
         if is_first_process():
-            console.print(f"[bold]{category.name}[/bold]: {len(category.train)} normal pictures")
-        results.append(run(config, category, folder, hardware, resume=resume))
-        if len(names) > 1:
+            _introduce(category, len(learned), len(held_out))
+        batches = math.ceil(len(learned) / config.batch_size)
+        epochs = config.epochs if steps is None else max(1, round(steps / batches))
+        chosen = dataclasses.replace(config, epochs=epochs)
+        results.append(run(chosen, category, folder, hardware, resume=resume))
+        if len(categories) > 1:
             write_summary(out / "summary.csv", results)
     _show(results, folders)
 
 
+def _introduce(category: Category, learned: int, held_out: int) -> None:
+    """Say what was found."""
+    bad = [sample for sample in category.test if sample.label]
+    masks = sum(sample.mask is not None for sample in bad)
+    console.print(
+        f"{printable(category.name)}: {learned} normal pictures to learn from, {held_out} held out for "
+        f"verdicts; to test with {len(category.test) - len(bad)} good and {len(bad)} anomalous ones, "
+        f"{masks} with a mask"
+    )
+
+
 def _show(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
-    table = Table("category", "variant", title="AUROC on the test set")
-    for heading in ("image", "pixel"):
-        table.add_column(heading, justify="right")
-    table.add_column("by defect (image)")
-    for metrics in results:
-        areas = (command.auroc_text(metrics[kind]) for kind in ("image_auroc", "pixel_auroc"))
-        defects = ", ".join(
-            f"{name} {command.auroc_text(defect['image_auroc'])}"
-            for name, defect in metrics["defects"].items()
-        )
-        table.add_row(metrics["category"], metrics["variant"], *areas, defects)
-    console.print(table)
-    for folder in folders:
+    shown = {
+        "image AUROC": "image_auroc",
+        "AP": "average_precision",
+        "best F1": "best_f1",
+        "recall at 5 %": "recall_at_5_percent",
+        "pixel AUROC": "pixel_auroc",
+        "AUPRO": "aupro",
+    }
+    tested = [metrics for metrics in results if metrics["defects"]]
+    if tested:
+        table = Table("category", "variant", title="The score on the test set")
+        for heading in shown:
+            table.add_column(heading, justify="right")
+        for metrics in tested:
+            values = (command.auroc_text(metrics.get(key)) for key in shown.values())
+            table.add_row(printable(metrics["category"]), metrics["variant"], *values)
+        console.print(table)
+    for metrics, folder in zip(results, folders, strict=True):
+        for line in remarks(metrics):
+            console.print(f"{printable(metrics['category'])}: {line}")
+        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
         console.print(
-            f"Pictures: {folder / 'figures'}    Report: {folder / 'report.html'}", soft_wrap=True
+            f"Judge pictures: python {sys.argv[0]} predict --run {folder} --pictures FOLDER",
+            soft_wrap=True,
         )
 
 
@@ -160,7 +268,7 @@ def _new_folder(path: Path) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the script on `arguments`, as `command.run_app` says; without any: demo."""
-    command.run_app(app, __doc__, arguments, default="demo")
+    command.run_app(app, __doc__, arguments, default="demo", presets=["train"])
 
 
 if __name__ == "__main__":

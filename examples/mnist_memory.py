@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from blockmem import BlockwiseMemory, fill_memories, usage
 from daad.classes import load_labelled
-from daad.scoring import image_auroc
+from daad.metrics import image_auroc
 
 STEPS, BATCH = 250, 64
 SEEDS = {"starts": 8, "settings": 3}

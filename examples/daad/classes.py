@@ -120,7 +120,7 @@ def one_class(dataset: LabelledSet, normal: str) -> OneClass:
     learned = np.flatnonzero(dataset.splits["train"].labels == label)
     tested = np.argsort(dataset.splits["test"].labels != label, kind="stable")
     train, test = _rows(dataset, "train", learned, normal), _rows(dataset, "test", tested, normal)
-    return OneClass(f"{dataset.name} {normal}", train, test, dataset, normal)
+    return OneClass(f"{dataset.name} {normal}", train, test, dataset.root, dataset, normal)
 
 
 def _rows(dataset: LabelledSet, split: str, indices: np.ndarray, normal: str) -> list[Sample]:

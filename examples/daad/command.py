@@ -5,17 +5,18 @@ import itertools
 import json
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
+import torch
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from tyro.extras import SubcommandApp
 
-from daad.config import PIXEL, Config, Division, parse_division
-from daad.io import UserError
+from daad.config import PIXEL, PRESETS, Config, Division, Preset, parse_division
+from daad.io import UserError, printable
 
 # What several commands take.
 Device = Annotated[str, arg(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
@@ -34,8 +35,16 @@ Run = Annotated[Path, arg(help="Folder of a trained run.")]
 Moved = Annotated[Path | None, arg(help="Where the data is now, if it is not where it was.")]
 Gamma = Annotated[float | None, arg(help="As in training if not given.")]
 Scaling = Annotated[Literal["test", "normals"] | None, arg(help="As in training if not given.")]
+FalseAlarms = Annotated[
+    float | None, arg(help="Share of normal pictures that may be called anomalous; as in training.")
+]
+EvenLight = Annotated[bool, arg(help="Make each picture as bright as those of training.")]
 BatchNorm = Annotated[Literal["eval", "batch"] | None, arg(help="As in training if not given.")]
 
+PRESET = (
+    "try: less than a minute on two cores. cpu: about ten for 250 pictures; the default without a "
+    "GPU. paper: its settings, days without one. Other options count more."
+)
 OPPOSITES = {"--no-discriminator": "--discriminator=False"}
 
 registry = ConstructorRegistry()
@@ -46,14 +55,15 @@ def run_app(
     documentation: str | None,
     arguments: Sequence[str] | None,
     default: str = "--help",
+    presets: Collection[str] = (),
 ) -> None:
     """Run a script on `arguments`, None being those of the shell; without any the command `default`.
 
-    documentation: help shows its first line. For bad input it exits as `in_one_line` says.
+    presets: the commands that have presets. documentation: help shows its first line. For bad input it exits as `in_one_line` says.
     """
     asked = list(sys.argv[1:] if arguments is None else arguments) or [default]
     with in_one_line(), registry:
-        options = with_settings([OPPOSITES.get(one, one) for one in asked])
+        options = with_settings([OPPOSITES.get(one, one) for one in asked], presets)
         app.cli(args=options, description=(documentation or "").partition("\n")[0])
 
 
@@ -66,18 +76,33 @@ def in_one_line() -> Iterator[None]:
     try:
         yield
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit("stopped")
 
 
-def with_settings(arguments: list[str]) -> list[str]:
-    """Put what the file of `--config FILE` chooses before the other options of the command."""
-    files = [one.partition("=")[2] for one in arguments if one.startswith("--config=")]
-    files += [after for one, after in itertools.pairwise(arguments) if one == "--config"]
-    chosen = [option for file in files for option in _options(Path(file))]
+def with_settings(arguments: list[str], presets: Collection[str] = ()) -> list[str]:
+    """Put a preset, then what the file of `--config FILE` chooses, before the command's other options."""
+    chosen = [option for file in _given(arguments, "config") for option in _options(Path(file))]
+    if arguments[0] in presets and "--help" not in arguments:
+        names = _given(arguments, "preset") or ["paper" if torch.cuda.is_available() else "cpu"]
+        chosen = _preset(names[-1], [*chosen, *arguments]) + chosen
     return [*arguments[:1], *chosen, *arguments[1:]]
+
+
+def _given(arguments: Sequence[str], name: str) -> list[str]:
+    """Find the values of an option that is written `--name VALUE` or `--name=VALUE`."""
+    values = [one.partition("=")[2] for one in arguments if one.startswith(f"--{name}=")]
+    return values + [after for one, after in itertools.pairwise(arguments) if one == f"--{name}"]
+
+
+def _preset(name: str, others: Sequence[str]) -> list[str]:
+    """Write a preset as options; it has no say in how long to train where `others` have epochs."""
+    wanted = dict(PRESETS.get(cast("Preset", name), {}))  # tyro refuses other names
+    if any(one.partition("=")[0] == "--epochs" for one in others):
+        wanted.pop("steps", None)
+    return [f"--{key.replace('_', '-')}={setting_text(value)}" for key, value in wanted.items()]
 
 
 def _options(path: Path) -> list[str]:

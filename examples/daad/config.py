@@ -12,6 +12,18 @@ Division = tuple[int, int, int]
 Known = TypeVar("Known")
 PIXEL: Literal["pixel"] = "pixel"
 
+Preset = Literal["try", "cpu", "paper"]
+# Of `daad_mvtec.py`: options, which others count more than. `steps` are batches.
+_SMALL: dict[str, Any] = {
+    **{"image_size": 128, "batch_size": 4, "lr": 1e-3, "schedule": "cosine"},
+    **{"memory_init": "blocks", "checkpoint_every": 0},
+}
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "try": _SMALL | {"width": 8, "num_items": 62, "steps": 500},
+    "cpu": _SMALL | {"width": 16, "num_items": 125, "steps": 4000},
+    "paper": {},
+}
+
 Variant = Literal["ae", "ae-skip", "memae", "memae-skip", "daad", "daad+"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 Distance = Literal["squared", "l2"]
@@ -25,7 +37,8 @@ _CLASSES: dict[str, Any] = {
     **{"epochs": 40, "checkpoint_every": 5},
 }
 KINDS: dict[str, dict[str, Any]] = {
-    "photographs": {},
+    # A verdict goes by normal pictures that were not trained on.
+    "photographs": {"held_out": 0.2, "scaling": "normals"},
     # Turned upside down and mirrored, a 6 is a 9: digits are anomalies of each other when flipped.
     "mnist": {**_CLASSES, "flips": "none"},
     "cifar10": _CLASSES,
@@ -53,6 +66,7 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     ),
     "levels": (lambda value: 1 <= value <= 4, "Table 7 has 4 levels; give 1, 2, 3 or 4"),
     "gamma": (lambda value: 0 <= value <= 1, "the weight of R in Eq. 7 lies in 0 to 1"),
+    "false_alarms": (lambda value: 0 < value < 1, "a share above 0 and below 1"),
     "held_out": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
     "seed": (lambda value: 0 <= value < 2**63, "give a whole number from 0 to 2^63 - 1"),
 }
@@ -113,7 +127,9 @@ class Config:
     scaling: Literal["test", "normals"] = "test"
     """Scale R and L over the test set, or over normals the checkpoint remembers."""
     held_out: float = 0.0
-    """Share of train/good kept from training for --scaling normals and predict."""
+    """Share of normal pictures kept from training, for verdicts to go by."""
+    false_alarms: float = 0.01
+    """Share of normal pictures that may be called anomalous."""
     batch_norm: Literal["eval", "batch"] = "eval"
     """BatchNorm at test: eval (running statistics) or batch."""
     # Training

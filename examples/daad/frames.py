@@ -17,10 +17,11 @@ from torch import Tensor
 
 from daad.config import Config
 from daad.io import write_csv
+from daad.metrics import image_auroc
 from daad.network import Networks
 from daad.pictures import Pictures
 from daad.report import BLUE, INK, ORANGE, PALE, calm, save_figure
-from daad.scoring import image_auroc, min_max, score_pictures
+from daad.scoring import min_max, score_pictures
 
 # Rounding to 8 bits alone leaves 59 dB; a perfect reconstruction would have infinitely many.
 HIGHEST_PSNR = 100.0

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,29 @@ class OutOfTime(Exception):
     """Training stopped at its deadline, with a checkpoint to go on from."""
 
 
+def printable(text: str) -> str:
+    """Escape what a terminal or a UTF-8 file would take amiss: control characters, bytes of no letter."""
+    safe = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in safe)
+
+
+def csv_cell(value: Any) -> Any:
+    """Make text safe for a table: printable, and never a formula of a spreadsheet's."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return text
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, of its suffix, then rename it in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    # Of a length that any file system takes, whatever the name's own is
+    temporary = path.with_name(f".{os.getpid()}.{threading.get_native_id()}{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -81,7 +101,7 @@ def fingerprint(root: Path, paths: Iterable[Path]) -> str:
     """Give a word for the files `paths`, by names below `root` and sizes: to notice other data."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(paths):
-        digest.update(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0".encode())
+        digest.update(os.fsencode(f"{path.relative_to(root).as_posix()}\0{path.stat().st_size}\0"))
     return digest.hexdigest()
 
 

@@ -7,28 +7,35 @@
 Hidden files and whatever is no picture are passed over.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from daad.baselines import baseline_scores
 from daad.config import Config
-from daad.io import UserError, fingerprint, write_csv, write_means
+from daad.findings import Findings
+from daad.io import UserError, csv_cell, fingerprint, write_csv, write_means
+from daad.masks import find_masks, load_masks, mask_files
 from daad.network import Networks
+from daad.page import write_report
 from daad.pictures import (
     GOOD,
     TYPES,
+    EvenLight,
     Normals,
     PictureFiles,
     Pictures,
     Sample,
     list_folders,
     list_pictures,
-    load_masks,
     natural_order,
+    pictures_below,
 )
-from daad.report import draw_figures, write_report
-from daad.scoring import Findings, Scale, fuse, score_columns, score_pictures
+from daad.report import draw_figures
+from daad.scoring import Scale, fuse, peaks, score_pictures, smooth
+from daad.verdict import Reference
 
 # The rows of the paper's Table 1: the five textures, then the ten objects.
 TABLE_ORDER = (
@@ -38,21 +45,30 @@ TABLE_ORDER = (
 )
 SCORES = (
     *("path", "label", "defect"),
-    *("reconstruction", "alignment", "score", "peak", "brightness"),
+    *("score", "p", "verdict", "eq7"),
+    *("reconstruction", "alignment", "peak", "brightness"),
 )
 
 
 @dataclass(frozen=True)
 class Category:
-    """The pictures of one product or texture, in a reproducible order: a task, see `run.Task`."""
+    """The pictures of one product or texture, in a reproducible order: a task, see `run.Task`.
+
+    test: may be empty, or hold anomalous pictures alone; good ones are then those held out.
+    root: the folder that it was found in. folders: which folders make it up, where it has not the
+    MVTec layout.
+    """
 
     name: str
     train: list[Sample]
     test: list[Sample]
+    root: Path
+    folders: Mapping[str, str] = field(kw_only=True, default_factory=dict)
 
     subject: ClassVar[str] = "category"
     part: ClassVar[str] = "category"
-    area: ClassVar[str] = "image_auroc"
+    has_reference: ClassVar[bool] = True
+    area: ClassVar[str] = "image_auroc_eq7"
     anomaly: ClassVar[str] = "defect"  # what folders of anomalous pictures are named by
 
     @property
@@ -63,11 +79,10 @@ class Category:
     @property
     def source(self) -> dict[str, str]:
         """What a run writes down to find the category again, and to know it by."""
-        root = self.train[0].path.parents[3]
         samples = [*self.train, *self.test]
-        paths = [path for one in samples for path in (one.path, one.mask) if path is not None]
-        where = {"root": str(root.resolve()), "category": self.name}
-        return where | {"fingerprint": fingerprint(root, paths)}
+        paths = [path for one in samples for path in (one.path, *mask_files(one))]
+        where = {"root": str(self.root.resolve()), "category": self.name, **self.folders}
+        return where | {"fingerprint": fingerprint(self.root, paths)}
 
     def pictures(self, samples: Sequence[Sample], image_size: int) -> Pictures:
         """Read some of the category's samples, `image_size` squared."""
@@ -81,30 +96,77 @@ class Category:
             return Normals(pictures, self.pictures(held_out, config.image_size), "held-out")
         return Normals(pictures, pictures, "train")
 
+    def tested(self, config: Config) -> list[Sample]:
+        """The samples of the test set. Where it has no good ones, those held out are taken."""
+        if any(sample.label == 0 for sample in self.test) or not self.test:
+            return self.test
+        held_out = split_normals(self.train, config.held_out)[1]
+        if not held_out:
+            raise UserError(
+                f"{self.name}: no good pictures to compare the anomalous ones with; give a "
+                f"--held-out above 0, which keeps some from training"
+            )
+        return [*held_out, *self.test]
+
     def test_pictures(self, config: Config) -> Pictures:
         """Read the test set; UserError for a broken mask, which should not wait for the last epoch."""
-        load_masks(self.test, config.image_size)
-        return self.pictures(self.test, config.image_size)
+        tested = self.tested(config)
+        load_masks(tested, config.image_size)
+        return self.pictures(tested, config.image_size)
 
     def judge(
-        self, networks: Networks, pictures: Pictures, config: Config, scale: Scale | None = None
+        self,
+        networks: Networks,
+        pictures: Pictures,
+        config: Config,
+        reference: Reference | None = None,
     ) -> Findings:
-        """Score the test set by Eq. 7. R and L are scaled by `scale`, or with None over the test set."""
+        """Score the test set by `reference`, and by Eq. 7, as `config.scaling` says.
+
+        Without a reference R and L are scaled over the test set.
+        """
+        tested = self.tested(config)
         raw = score_pictures(networks, pictures, config)
-        scores = fuse(raw, scale or Scale.of(raw, "test"), config.gamma)
-        return Findings(self.test, pictures, raw, scores, self.anomaly)
+        if reference is None:
+            eq7 = fuse(raw, Scale.of([raw]), config.gamma)
+            return Findings(tested, pictures, raw, eq7, self.anomaly)
+        scale = reference.scale if config.scaling == "normals" else Scale.of([raw])
+        eq7 = fuse(raw, scale, config.gamma)
+        threshold = reference.threshold(config.false_alarms)
+        learned = self.normal_pictures(config).learned
+        if isinstance(pictures, EvenLight):
+            learned = EvenLight(learned, pictures.target)
+        simple = baseline_scores(learned, pictures)
+        return Findings(tested, pictures, raw, eq7, self.anomaly, reference, threshold, simple)
 
     def write(
-        self, folder: Path, found: Findings, metrics: Mapping[str, Any], config: Config
+        self, folder: Path, found: Findings | None, metrics: Mapping[str, Any], config: Config
     ) -> None:
-        """Write scores.csv, figures/ and report.html into a run's folder."""
-        names = [(one.name, one.label, one.defect) for one in found.samples]
-        others = zip(found.peaks.tolist(), found.raw.brightness.tolist(), strict=True)
-        columns = zip(names, score_columns(found.raw, found.scores), others, strict=True)
-        rows = [(*name, *scores, *more) for name, scores, more in columns]
-        write_csv(folder / "scores.csv", SCORES, rows)
-        draw_figures(folder / "figures", found)
-        write_report(folder, metrics, config)
+        """Write scores.csv, figures/ and report.html into a run's folder; without a test set the last."""
+        if found is not None:
+            write_csv(folder / "scores.csv", SCORES, _rows(found))
+            draw_figures(folder / "figures", found)
+        write_report(folder, metrics, config, found)
+
+
+def _rows(found: Findings) -> list[tuple[Any, ...]]:
+    """Write a row of `SCORES` for each picture; `alignment` is blank without a discriminator."""
+    raw, count = found.raw, len(found.samples)
+    alignment = [""] * count if raw.alignment is None else raw.alignment.tolist()
+    return [
+        (csv_cell(sample.name), sample.label, csv_cell(sample.defect), score, *verdict, *others)
+        for sample, score, verdict, *others in zip(
+            found.samples,
+            found.scores.tolist(),
+            found.verdicts(),
+            found.eq7.tolist(),
+            raw.reconstruction.tolist(),
+            alignment,
+            peaks(smooth(raw.error_maps)).tolist(),
+            raw.brightness.tolist(),
+            strict=True,
+        )
+    ]
 
 
 def split_normals(samples: Sequence[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
@@ -134,7 +196,8 @@ def list_categories(root: Path) -> list[str]:
 def load_category(root: Path, name: str) -> Category:
     """Find the pictures of ROOT/NAME in natural order, the good ones first in the test set.
 
-    UserError where the folder, its training pictures or one of the two test classes is missing.
+    There need be no test set. UserError where the folder or its training pictures are missing, or
+    where folders of masks match no picture.
     """
     folder = root / name
     if not folder.is_dir():
@@ -151,27 +214,63 @@ def load_category(root: Path, name: str) -> Category:
         list_folders(folder / "test"), key=lambda defect: (defect != GOOD, natural_order(defect))
     )
     test = [sample for defect in defects for sample in _test_samples(folder, defect)]
-    _check_test(folder / "test", test)
-    return Category(name, train, test)
+    _require_matches(folder / "ground_truth", test)
+    if test and all(sample.label == 0 for sample in test):
+        raise UserError(
+            f"{folder / 'test'}: only good pictures; put anomalous ones in a folder a defect, or "
+            f"move the good ones to {folder / 'train' / GOOD}"
+        )
+    return Category(name, train, test, root)
+
+
+def load_folders(good: Path, bad: Path | None = None, name: str = "") -> Category:
+    """Make a category of all normal pictures in the folder `good` and below it.
+
+    bad: all pictures in and below are anomalous. The name of the folder in it is their defect.
+    name: that of `good` if not given. UserError where a folder is missing or has no pictures.
+    """
+    good, bad = good.resolve(), bad and bad.resolve()
+    train = [Sample(path, GOOD, None, folder=good) for path in pictures_below(good)]
+    test = []
+    if bad is not None:
+        if bad == good or bad in good.parents or good in bad.parents:
+            raise UserError(
+                f"--bad {bad}: one of it and --good {good} lies in the other; part them"
+            )
+        for path in pictures_below(bad):
+            inside = path.relative_to(bad).parts[:-1]
+            test.append(Sample(path, inside[0] if inside else bad.name, None, folder=bad))
+    both = [good] if bad is None else [good, bad]
+    folders = dict(zip(("good", "bad"), map(str, both), strict=False))
+    root = Path(os.path.commonpath(both))
+    return Category(name or good.name, train, test, root, folders=folders)
+
+
+def load_again(data: Mapping[str, str], root: Path | None) -> Category:
+    """Find the category again that `data`, a run's source, names; in `root` if it has moved."""
+    if "good" not in data:
+        return load_category(root or Path(data["root"]), data["category"])
+    if root is not None:
+        raise UserError("--root: this run was trained with --good; move its folders back")
+    bad = data.get("bad")
+    return load_folders(Path(data["good"]), Path(bad) if bad else None, data["category"])
 
 
 def _test_samples(folder: Path, defect: str) -> list[Sample]:
-    masks = {path.stem: path for path in list_pictures(folder / "ground_truth" / defect)}
-    samples = []
-    for path in list_pictures(folder / "test" / defect):
-        mask = masks.get(f"{path.stem}_mask", masks.get(path.stem))
-        samples.append(Sample(path, defect, None if defect == GOOD else mask))
-    return samples
+    masks = {} if defect == GOOD else find_masks(folder / "ground_truth" / defect)
+    paths = list_pictures(folder / "test" / defect)
+    return [Sample(path, defect, masks.get(path.stem)) for path in paths]
 
 
-def _check_test(folder: Path, test: list[Sample]) -> None:
-    labels = {sample.label for sample in test}
-    if not test:
-        raise UserError(f"{folder}: no pictures; expected good/ and one folder a defect")
-    if 0 not in labels:
-        raise UserError(f"{folder}: no good pictures; put some in {folder / GOOD} to rank against")
-    if 1 not in labels:
-        raise UserError(f"{folder}: only good pictures; put anomalous ones in a folder a defect")
+def _require_matches(folder: Path, test: Sequence[Sample]) -> None:
+    """Raise UserError where a defect's folder of masks fits none of its pictures."""
+    for defect in list_folders(folder):
+        masks = list_pictures(folder / defect) if defect != GOOD else []
+        if masks and not any(one.mask for one in test if one.defect == defect):
+            raise UserError(
+                f"{folder / defect}: {len(masks)} masks, and none belongs to a picture in "
+                f"test/{defect}; name them as their pictures, with _mask or _GT after the stem"
+            )
 
 
 def table_place(category: str) -> tuple[int, tuple[list[str | int], str]]:

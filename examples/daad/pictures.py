@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -32,11 +32,16 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture; `defect` is the name of its folder, "good" for a normal one."""
+    """One picture; `defect` is the name of its folder, "good" for a normal one.
+
+    mask: a file, or a folder of masks that belong together.
+    folder: where its name begins; None for the third folder above it.
+    """
 
     path: Path
     defect: str
     mask: Path | None
+    folder: Path | None = field(default=None, kw_only=True)
 
     @property
     def label(self) -> int:
@@ -45,7 +50,9 @@ class Sample:
 
     @property
     def name(self) -> str:
-        """The path inside the category's folder, such as `test/good/000.png`."""
+        """The path inside its folder, for a category such as `test/good/000.png`."""
+        if self.folder is not None:
+            return self.path.relative_to(self.folder).as_posix()
         return "/".join(self.path.parts[-3:])
 
 
@@ -124,15 +131,12 @@ class PictureFiles:
         rows = store.numpy()
 
         def fill(row: int) -> None:
-            rows[row] = read_picture(paths[row], self._rgb).transpose(2, 0, 1)
+            image = read_picture(paths[row], to_rgb)
+            rows[row] = square(image, self._size).transpose(2, 0, 1)
 
         for _ in self._workers.map(fill, range(len(paths))):
             pass  # map gives back a worker's exception only when its turn is asked for
         return store
-
-    def _rgb(self, image: Image.Image) -> np.ndarray:
-        square = (self._size, self._size)
-        return np.asarray(_to_rgb(image).resize(square, Image.Resampling.BICUBIC))
 
 
 @dataclass
@@ -165,27 +169,6 @@ def mean_brightness(pictures: Pictures) -> float:
     """Average the brightness of all `pictures`, one at least."""
     batches = torch.arange(len(pictures)).split(BATCH)
     return torch.cat([brightness(pictures.batch(batch, "cpu")) for batch in batches]).mean().item()
-
-
-def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tensor]:
-    """Read where each picture is anomalous, bool (n, S, S), and whether that is known, bool (n,).
-
-    Nonzero in the mask file is anomalous; resized to the nearest pixel. A good picture is known
-    to be anomalous nowhere. UserError with its path for a mask that cannot be read.
-    """
-
-    def shrink(image: Image.Image) -> np.ndarray:
-        nonzero = Image.fromarray(nonzero_pixels(image))
-        return np.asarray(nonzero.resize((image_size, image_size), Image.Resampling.NEAREST))
-
-    masks = torch.zeros(len(samples), image_size, image_size, dtype=torch.bool)
-    known = torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples])
-    rows = [(row, sample.mask) for row, sample in enumerate(samples) if sample.mask is not None]
-    with ThreadPoolExecutor(count_cores()) as workers:
-        read = workers.map(lambda item: read_picture(item[1], shrink), rows)
-        for (row, _), mask in zip(rows, read, strict=True):
-            masks[row] = torch.tensor(mask)
-    return masks, known.to(torch.bool)
 
 
 # Batches
@@ -246,24 +229,22 @@ def flip(x: Tensor, flips: Tensor) -> Tensor:
 def list_pictures(folder: Path) -> list[Path]:
     """List the pictures directly in `folder`, in natural order; none where there is no folder."""
     inside = folder.iterdir() if folder.is_dir() else ()
-    return sorted(filter(_is_picture, inside), key=lambda path: natural_order(path.name))
+    return sorted(filter(is_picture, inside), key=lambda path: natural_order(path.name))
 
 
-def pictures_below(folder: Path, excluded: Path) -> list[Path]:
-    """Find every picture in `folder` and below, sorted, but for our own in `excluded`; one at least."""
+def pictures_below(folder: Path) -> list[Path]:
+    """Find every picture in `folder` and below it, in natural order; UserError where there is none."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give one that holds pictures")
-    paths = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if _is_picture(path) and excluded.resolve() not in path.resolve().parents
-    ]
-    if not paths:
+    paths = filter(is_picture, folder.rglob("*"))
+    found = sorted(paths, key=lambda path: [natural_order(part) for part in path.parts])
+    if not found:
         raise UserError(f"{folder}: no pictures in it or below; expected files of type {TYPES}")
-    return paths
+    return found
 
 
-def _is_picture(path: Path) -> bool:
+def is_picture(path: Path) -> bool:
+    """Tell whether a file is a picture by its name; hidden ones are not."""
     visible = path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
     return visible and path.is_file()
 
@@ -294,7 +275,12 @@ def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
         raise UserError(text) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Resize RGB to a square: uint8 (size, size, 3)."""
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
     """Make 8-bit RGB: 16-bit gray by its upper byte, transparency over white."""
     if image.mode.startswith(("I", "F")):
         # Their own convert() clips at 255 instead of scaling.
@@ -307,13 +293,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def nonzero_pixels(image: Image.Image) -> np.ndarray:
-    """Mark, bool (h, w), any colour but black; fully transparent pixels count as black."""
-    if image.mode == "P":
-        image = image.convert("RGBA")
-    values = np.asarray(image) != 0
-    if image.mode in ("RGBA", "LA"):
-        return values[..., :-1].any(-1) & values[..., -1]
-    return values.any(-1) if values.ndim == 3 else values

@@ -1,4 +1,4 @@
-"""What a run found: figures that look alike, and one page that shows them."""
+"""What a run found, in figures that look alike."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,25 +8,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, FileSystemLoader
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from PIL import Image
 from torch import Tensor
 
-from daad.config import Config
-from daad.io import write_atomically, write_text
-from daad.pictures import GOOD, Pictures, Sample, to_bytes
+from daad.findings import Findings
+from daad.io import write_atomically
+from daad.metrics import image_auroc, operating_points
+from daad.overlay import HEAT
+from daad.pictures import GOOD, Sample, to_bytes
 from daad.progress import LOSSES
-from daad.scoring import Findings, image_auroc, roc_curve
 
 # Two of the Okabe and Ito colours, told apart in every common kind of colour blindness.
 BLUE, ORANGE = "#0072B2", "#D55E00"
 INK, PALE = "#26323d", "#8a949e"
 DPI = 144
-HEAT = "magma"  # perceptually uniform: an equal step in error is an equal step in lightness
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
 PLOT = (4.4, 4.0)  # inches
 
@@ -92,7 +89,8 @@ def calm(axes: Axes) -> None:
 def draw_figures(folder: Path, findings: Findings) -> None:
     """Write reconstructions.png, scores.png and roc.png."""
     save_figure(folder / "reconstructions.png", reconstructions(findings))
-    save_figure(folder / "scores.png", histogram(findings.scores, findings.labels))
+    threshold = None if findings.threshold is None else findings.threshold.value
+    save_figure(folder / "scores.png", histogram(findings.scores, findings.labels, threshold))
     save_figure(folder / "roc.png", roc(findings.scores, findings.labels))
 
 
@@ -176,8 +174,11 @@ def _draw_mask(axes: Axes, picture: np.ndarray, mask: np.ndarray | None) -> None
         axes.contour(mask.astype(float), levels=[0.5], colors=ORANGE, linewidths=1)
 
 
-def histogram(scores: Tensor, labels: Tensor) -> Figure:
-    """Draw scores (n,), good above, anomalous below, in the same bins; each with its own counts."""
+def histogram(scores: Tensor, labels: Tensor, threshold: float | None = None) -> Figure:
+    """Draw scores (n,), good above, anomalous below, in the same bins; each with its own counts.
+
+    threshold: a line, above which scores are anomalous.
+    """
     values, anomalous = scores.numpy(), labels.bool().numpy()
     count = int(np.clip(2 * np.sqrt(len(values)), 10, 50))
     edges = np.histogram_bin_edges(values, bins=count).tolist()
@@ -191,6 +192,13 @@ def histogram(scores: Tensor, labels: Tensor) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("pictures", fontsize=9, color=INK)
+    if threshold is not None:
+        for axes in panels:
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle="--")
+        place = panels[0].get_xaxis_transform()
+        panels[0].text(
+            threshold, 1.0, " threshold", transform=place, fontsize=8, color=INK, va="top"
+        )
     panels[1].set_xlabel("anomaly score", fontsize=9, color=INK)
     return figure
 
@@ -203,7 +211,7 @@ def roc(scores: Tensor, labels: Tensor) -> Figure:
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1, linestyle="--", label="chance")
     area = image_auroc(scores, labels)
     if area is not None:
-        rates = [rate.numpy() for rate in roc_curve(scores, labels)]
+        rates = [rate.numpy() for rate in operating_points(scores, labels).rates]
         axes.plot(*rates, color=BLUE, linewidth=2, label=f"AUROC {area:.3f}")
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set_xlabel("false positive rate", fontsize=9, color=INK)
@@ -241,38 +249,3 @@ def _log_axis(axes: Axes, span: float) -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1000 else (1,)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
-
-
-def write_heatmaps(
-    folder: Path, names: Sequence[str], pictures: Pictures, error_maps: Tensor
-) -> None:
-    """Write FOLDER/NAME.heat.png: a picture and beside it its error map, on one colour scale for all."""
-    top = float(np.percentile(error_maps.numpy(), 99.9)) or 1.0
-    for index, name in enumerate(names):
-        x = pictures.batch(torch.tensor([index]), "cpu")[0]
-        picture = to_bytes(x).permute(1, 2, 0).numpy()
-        shares = np.clip(error_maps[index].numpy() / top, 0, 1)
-        heat = colormaps[HEAT](shares, bytes=True)[..., :3]
-        image = Image.fromarray(np.concatenate([picture, heat], axis=1))
-        # The whole name with its suffix: a.jpg and a.png may lie in one folder.
-        write_atomically(folder / f"{name}.heat.png", image.save)
-
-
-# The page of a run
-
-FIGURES = {
-    "Scores": ("scores", "roc"),
-    "Reconstructions": ("reconstructions",),
-    "Training": ("history",),
-}
-
-
-def write_report(folder: Path, metrics: Mapping[str, Any], config: Config) -> None:
-    """Write report.html into a run's folder: its metrics and settings, and the figures there are."""
-    there = {path.stem for path in (folder / "figures").glob("*.png")}
-    shown = {heading: [n for n in names if n in there] for heading, names in FIGURES.items()}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
-    page = environment.get_template("report.html").render(
-        metrics=metrics, settings=config.to_dict(), figures=shown
-    )
-    write_text(folder / "report.html", page)

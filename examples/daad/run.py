@@ -10,17 +10,19 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 
 import blockmem
-from daad import pictures, report, scoring
+from daad import pictures, report
 from daad.config import Config, require_same_settings, settings_that_differ
-from daad.io import UserError, load_checkpoint, read_json, save_checkpoint, write_csv, write_json
+from daad.findings import untested
+from daad.io import UserError, load_checkpoint, read_json, save_checkpoint, write_json
 from daad.machine import device_name, is_first_process, pick_device
 from daad.network import CHECKPOINT, Networks, load_networks
 from daad.pictures import Normals, Pictures
-from daad.scoring import Scale, score_pictures
 from daad.training import checkpoint_to_resume, train
+from daad.verdict import Reference
 
 SETTINGS, METRICS = "config.json", "metrics.json"
-PREDICTIONS = ("path", "reconstruction", "alignment", "score")
+# In a checkpoint: of pictures as they are, and made equally bright
+REFERENCES = ("reference", "reference_even")
 
 
 class Judgement(Protocol):
@@ -42,13 +44,15 @@ class Task(Protocol[Found]):
     area: what its AUROC is of: "image_auroc" or "frame_auroc".
     source: where its data is ("root"), a "fingerprint" to know it by, and by the key `part` which
     part of the data it is.
-    judge: scores the test pictures, with `scale` None over themselves.
+    has_reference: whether scores go by what the checkpoint knows of normal pictures.
+    judge: scores the test pictures; `reference` is None during training.
     write: writes what is to be read and looked at into a run's folder.
     """
 
     subject: ClassVar[str]
     area: ClassVar[str]
     part: ClassVar[str]
+    has_reference: ClassVar[bool]
 
     @property
     def name(self) -> str: ...
@@ -59,10 +63,14 @@ class Task(Protocol[Found]):
     def normal_pictures(self, config: Config) -> Normals: ...
     def test_pictures(self, config: Config) -> Pictures: ...
     def judge(
-        self, networks: Networks, pictures: Pictures, config: Config, scale: Scale | None = None
+        self,
+        networks: Networks,
+        pictures: Pictures,
+        config: Config,
+        reference: Reference | None = None,
     ) -> Found: ...
     def write(
-        self, folder: Path, found: Found, metrics: Mapping[str, Any], config: Config
+        self, folder: Path, found: Found | None, metrics: Mapping[str, Any], config: Config
     ) -> None: ...
 
 
@@ -116,8 +124,7 @@ def run(
         scorer=lambda networks: task.judge(networks, tested, config).auroc,
         deadline=deadline,
     )
-    if normals.measured is not None:
-        fit_scale(folder, normals.measured, normals.source, device)
+    fit_reference(folder, task, device, normals)
     return evaluate(folder, task, device, tested)
 
 
@@ -132,28 +139,28 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score the test pictures of `task` with the checkpoint in `folder`, and write what was found.
 
-    Into `folder` go metrics.json, which is returned too, and what the task writes. Scores are scaled
-    over the test set, or with `config.scaling` "normals" by the ranges in the checkpoint. UserError
-    where that has none.
+    Into `folder` go metrics.json, which is returned too, and what the task writes. UserError where the
+    checkpoint does not know the normal pictures that scores go by.
     tested: the test pictures, where they have been decoded already.
     even_light: make them as bright as the normal ones are on average, where brightness tells good
     from anomalous before any network does.
-    choices: fields of `Config` that only matter here (gamma, scaling, batch_norm).
+    choices: fields of `Config` that only matter here (gamma, scaling, batch_norm, false_alarms).
     """
     config, networks, state = load_networks(folder, device)
     config = dataclasses.replace(config, **choices).resolve(task.kind)
-    scale = _stored_scale(folder, state) if config.scaling == "normals" else None
-    tested = tested or task.test_pictures(config)
+    reference = None
+    if task.has_reference:
+        reference = stored_reference(folder, state, config, even_light=even_light)
+    tested = task.test_pictures(config) if tested is None else tested
     if even_light:
-        normal = task.normal_pictures(dataclasses.replace(config, held_out=0.0)).learned
-        tested = pictures.EvenLight(tested, pictures.mean_brightness(normal))
-    found = task.judge(networks, tested, config, scale)
+        tested = pictures.EvenLight(tested, state["brightness"])
+    found = task.judge(networks, tested, config, reference) if len(tested) else None
     history = state.get("history", [])
     metrics = {
         **{"variant": config.variant, task.subject: task.name, "epoch": state["epoch"]},
-        "scaling": scale.source if scale else "test",
+        "scaling": config.scaling,
         **{"gamma": config.gamma, "batch_norm": config.batch_norm, "even_light": even_light},
-        **found.metrics(),
+        **(found.metrics() if found else untested(reference, config.false_alarms)),
         **oracle(history, task.area),
     }
     write_json(folder / METRICS, metrics)
@@ -163,41 +170,32 @@ def evaluate(
     return metrics
 
 
-def fit_scale(folder: Path, normal: Pictures, source: str, device: torch.device) -> Scale:
-    """Store the ranges of R and L over normal pictures ("held-out" or "train") in the checkpoint."""
+def stored_reference(
+    folder: Path, state: Mapping[str, Any], config: Config, *, even_light: bool = False
+) -> Reference:
+    """Read what the checkpoint in `folder` knows of normal pictures; UserError as `from_state` says."""
+    stored = state.get(REFERENCES[even_light])
+    return Reference.from_state(stored, folder / CHECKPOINT, config.image_size)
+
+
+def fit_reference(
+    folder: Path, task: Task[Any], device: torch.device, normals: Normals | None = None
+) -> None:
+    """Store in the checkpoint what it is to know of normal pictures, where the task has any for that."""
     config, networks, state = load_networks(folder, device)
-    scale = Scale.of(score_pictures(networks, normal, config), source)
-    save_checkpoint(folder / CHECKPOINT, state | {"score_scale": scale._asdict()})
-    return scale
-
-
-def _stored_scale(folder: Path, state: Mapping[str, Any]) -> Scale:
-    if state.get("score_scale") is None:
-        raise UserError(
-            f"{folder / CHECKPOINT}: holds no ranges of R and L over normal pictures, which scores "
-            f"are scaled by; finish its training, which puts them there"
-        )
-    return Scale(**state["score_scale"])
-
-
-def predict(folder: Path, below: Path, device: torch.device, out: Path) -> list[dict[str, Any]]:
-    """Score every picture in the folder `below` and under it, scaled as the run's checkpoint says.
-
-    Into `out` go predictions.csv and, for each picture, heatmaps/<its path>.heat.png. Returns the rows
-    of the table. Scores of pictures like the normal ones that made the scale lie in 0 to 1; others may
-    lie beyond. UserError where there is no picture, or no scale in the checkpoint of the run `folder`.
-    """
-    paths = pictures.pictures_below(below, out / "heatmaps")
-    config, networks, state = load_networks(folder, device)
-    scale = _stored_scale(folder, state)
-    shown = pictures.PictureFiles(paths, config.image_size)
-    raw = score_pictures(networks, shown, config)
-    names = [path.relative_to(below).as_posix() for path in paths]
-    columns = scoring.score_columns(raw, scoring.fuse(raw, scale, config.gamma))
-    rows = [(name, *values) for name, values in zip(names, columns, strict=True)]
-    write_csv(out / "predictions.csv", PREDICTIONS, rows)
-    report.write_heatmaps(out / "heatmaps", names, shown, raw.error_maps)
-    return [dict(zip(PREDICTIONS, row, strict=True)) for row in rows]
+    normals = normals or task.normal_pictures(config)
+    if normals.measured is None:
+        return
+    target = pictures.mean_brightness(normals.learned)
+    evened = Normals(
+        pictures.EvenLight(normals.learned, target),
+        pictures.EvenLight(normals.measured, target),
+        normals.source,
+    )
+    known: dict[str, Any] = {"brightness": target}
+    for name, shown in zip(REFERENCES, (normals, evened), strict=True):
+        known[name] = Reference.of(networks, shown, config).to_state()
+    save_checkpoint(folder / CHECKPOINT, state | known)
 
 
 def oracle(history: Sequence[Mapping[str, Any]], area: str) -> dict[str, Any]:
@@ -222,8 +220,8 @@ def finished(folder: Path, config: Config, part: str) -> dict[str, Any] | None:
     try:
         metrics = _read(folder / METRICS)
         differ = settings_that_differ(read_settings(folder, part).get("config"), config)
-        choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"] == "test")
-        as_trained = choices == (config.gamma, config.batch_norm, config.scaling == "test")
+        choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"])
+        as_trained = choices == (config.gamma, config.batch_norm, config.scaling)
         evened = metrics.get("even_light", False)  # runs of before do not have it
         whole = metrics["epoch"] >= config.epochs and as_trained and not evened
     except (KeyError, TypeError, UserError):

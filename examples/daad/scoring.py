@@ -1,10 +1,10 @@
-"""Anomaly scores (Eq. 7) and the areas under the ROC curve that judge them."""
+"""What networks say of pictures: the parts of Eq. 7, and maps of where they err."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,9 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from daad.config import Config
 from daad.io import UserError
 from daad.network import Networks, distances
-from daad.pictures import Pictures, Sample, brightness, load_masks, to_bytes
+from daad.pictures import Pictures, brightness, to_bytes
 
 AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
+TINY = 1e-12  # below it a picture is black
 
 Range = tuple[float, float]
 
@@ -28,37 +29,48 @@ class Raw:
     reconstruction: Tensor  # (n,) float64, R(x) of Eq. 7
     alignment: Tensor | None  # (n,) float64, L(x) of Eq. 7; None without a discriminator
     error_maps: Tensor  # (n, S, S) float32, squared differences averaged over the channels
+    evened_maps: Tensor  # (n, S, S) float32, those of `evened_errors`
     reconstructions: Tensor  # (n, 3, S, S) uint8
     brightness: Tensor  # (n,) float64, of the pictures themselves
 
+    def without_pictures(self) -> "Raw":
+        """Keep what is one number a picture, which any number of pictures has room for."""
+        none = torch.empty(0)
+        return dataclasses.replace(self, error_maps=none, evened_maps=none, reconstructions=none)
+
 
 def score_pictures(networks: Networks, pictures: Pictures, config: Config) -> Raw:
-    """Compute R and L of Eq. 7 for every picture, and the error map of each.
+    """Score all `pictures`, as `score_batches` does it."""
+    parts = list(score_batches(networks, pictures, config))
+    joined = {
+        field.name: None if getattr(parts[0], field.name) is None else torch.cat(values)
+        for field in dataclasses.fields(Raw)
+        for values in [[getattr(part, field.name) for part in parts]]
+    }
+    return Raw(**joined)  # type: ignore[arg-type]
 
-    Pictures go through in their order, `config.batch_size` at a time; with `config.batch_norm` "batch"
-    a score depends on the others of its batch. Both networks leave in the modes they came in.
-    UserError where a score is not finite.
+
+def score_batches(networks: Networks, pictures: Pictures, config: Config) -> Iterator[Raw]:
+    """Compute R and L of Eq. 7 and the error maps of each picture, `config.batch_size` at a time.
+
+    Pictures go through in their order; with `config.batch_norm` "batch" a score depends on the others
+    of its batch. Both networks leave in the modes they came in. UserError where a score is not finite.
     """
-    with torch.inference_mode(), _scoring_mode(networks, config.batch_norm):
-        parts = [
-            _score_batch(networks, pictures.batch(indices, networks.device), config)
-            for indices in torch.arange(len(pictures)).split(config.batch_size)
-        ]
-    reconstruction, alignment, *others = zip(*parts, strict=True)
-    joined = None if networks.discriminator is None else torch.cat(alignment)
-    raw = Raw(torch.cat(reconstruction), joined, *map(torch.cat, others))
-    for scores in (raw.reconstruction, raw.alignment):
-        if scores is not None and not torch.isfinite(scores).all():
-            raise UserError(
-                "the network gives scores that are not finite: its training has diverged; "
-                "train again with a lower --lr, or with --precision 32"
-            )
-    return raw
+    with _scoring_mode(networks, config.batch_norm):
+        for indices in torch.arange(len(pictures)).split(config.batch_size):
+            raw = score_batch(networks, pictures.batch(indices, networks.device), config)
+            for scores in (raw.reconstruction, raw.alignment):
+                if scores is not None and not torch.isfinite(scores).all():
+                    raise UserError(
+                        "the network gives scores that are not finite: its training has diverged; "
+                        "train again with a lower --lr, or with --precision 32"
+                    )
+            yield raw
 
 
-def _score_batch(
-    networks: Networks, x: Tensor, config: Config
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+@torch.inference_mode()
+def score_batch(networks: Networks, x: Tensor, config: Config) -> Raw:
+    """Score pictures (B, 3, S, S) in [-1, 1] with networks in eval mode."""
     generator, discriminator = networks
     dtype = AUTOCAST.get(config.precision)
     alignment = None
@@ -69,9 +81,14 @@ def _score_batch(
     # Outside autocast, whose float16 would round the small differences that matter here.
     if discriminator is not None:
         alignment = distances(feature, feature_hat, config.alignment_distance).cpu().double()
-    reconstruction = distances(x, x_hat, config.distance or "squared").cpu().double()
-    error_map = (x - x_hat).square().mean(dim=1)
-    return reconstruction, alignment, error_map.cpu(), to_bytes(x_hat).cpu(), brightness(x)
+    return Raw(
+        distances(x, x_hat, config.distance or "squared").cpu().double(),
+        alignment,
+        (x - x_hat).square().mean(dim=1).cpu(),
+        evened_errors(x, x_hat).cpu(),
+        to_bytes(x_hat).cpu(),
+        brightness(x),
+    )
 
 
 @contextmanager
@@ -99,36 +116,55 @@ def _scoring_mode(networks: Networks, batch_norm: str) -> Iterator[None]:
             module.training = training
 
 
-def peaks(error_maps: Tensor) -> Tensor:
-    """Find the highest value of each error map (n, S, S) after smoothing; (n,) float64.
+def evened_errors(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Compute smooth error maps (n, S, S) of pictures x and x_hat (n, 3, S, S), their light made even.
 
-    This is another score than R(x), and not the paper's: a defect counts whatever its size, where
-    the mean over a picture has all small errors of normal pixels in it. The filter is a Gaussian of
-    deviation S / 64, cut off at three of them; the border is mirrored.
+    First each x_hat, with 0 for black, is multiplied by the one number that brings it closest to x.
+    So a picture that is lighter or darker as a whole has no error for that. Squared differences,
+    averaged over the channels, are then smoothed; see `smooth`.
     """
-    deviation = error_maps.shape[-1] / 64
-    radius = min(max(1, round(3 * deviation)), error_maps.shape[-1] - 1)
-    places = torch.arange(-radius, radius + 1, device=error_maps.device)
-    kernel = torch.exp(-places.square() / (2 * deviation**2)).to(error_maps.dtype)
+    light, light_hat = (x + 1) / 2, (x_hat + 1) / 2
+    overlap = (light * light_hat).sum((1, 2, 3), keepdim=True)
+    gain = overlap / light_hat.square().sum((1, 2, 3), keepdim=True).clamp_min(TINY)
+    return smooth((2 * (light - gain * light_hat)).square().mean(dim=1))
+
+
+def smooth(maps: Tensor) -> Tensor:
+    """Smooth maps (n, S, S) with a Gaussian of deviation S / 64, cut off at three of them.
+
+    The border is mirrored.
+    """
+    deviation = maps.shape[-1] / 64
+    radius = min(max(1, round(3 * deviation)), maps.shape[-1] - 1)
+    places = torch.arange(-radius, radius + 1, device=maps.device)
+    kernel = torch.exp(-places.square() / (2 * deviation**2)).to(maps.dtype)
     kernel = kernel / kernel.sum()
-    smooth = functional.pad(error_maps[:, None], (radius,) * 4, mode="reflect")
+    smoothed = functional.pad(maps[:, None], (radius,) * 4, mode="reflect")
     for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
-        smooth = functional.conv2d(smooth, kernel.view(shape))
-    return smooth.flatten(1).amax(1).double()
+        smoothed = functional.conv2d(smoothed, kernel.view(shape))
+    return smoothed[:, 0]
+
+
+def peaks(maps: Tensor) -> Tensor:
+    """Find the highest value of each map (n, S, S): (n,) float64."""
+    return maps.flatten(1).amax(1).double()
 
 
 class Scale(NamedTuple):
-    """The ranges that Eq. 7 maps linearly to [0, 1]; "test", "held-out" or "train" made them."""
+    """The ranges that Eq. 7 maps linearly to [0, 1]."""
 
     reconstruction: Range
     alignment: Range | None
-    source: str
 
     @classmethod
-    def of(cls, raw: Raw, source: str) -> "Scale":
-        """Take the ranges of `raw`."""
-        alignment = None if raw.alignment is None else _range(raw.alignment)
-        return cls(_range(raw.reconstruction), alignment, source)
+    def of(cls, raws: Iterable[Raw]) -> "Scale":
+        """Take the ranges over all of `raws`, one at least."""
+        parts = [(raw.reconstruction, raw.alignment) for raw in raws]
+        alignments = [alignment for _, alignment in parts if alignment is not None]
+        return cls(
+            _range(torch.cat([reconstruction for reconstruction, _ in parts])),
+            _range(torch.cat(alignments)) if alignments else None,
+        )
 
 
 def _range(values: Tensor) -> Range:
@@ -157,99 +193,3 @@ def fuse(raw: Raw, scale: Scale, gamma: float) -> Tensor:
     if scale.alignment is None:
         raise ValueError("the scores have an alignment part, and the scale has no range for it")
     return gamma * reconstruction + (1 - gamma) * _scaled(raw.alignment, scale.alignment)
-
-
-def score_columns(raw: Raw, scores: Tensor) -> list[tuple[float, float | str, float]]:
-    """Give R, L (blank without a discriminator) and A of each picture; `repr` keeps every digit."""
-    parts = raw.reconstruction.tolist()
-    alignment = [""] * len(parts) if raw.alignment is None else raw.alignment.tolist()
-    return list(zip(parts, alignment, scores.tolist(), strict=True))
-
-
-def image_auroc(scores: Tensor, labels: Tensor) -> float | None:
-    """Compute the area under the ROC curve of scores for labels of one shape, 1 being anomalous.
-
-    It is the share of pairs, one good and one anomalous, that the scores put in order; a tie is half
-    a pair. None where either kind is missing.
-    """
-    labels = labels.flatten().bool()
-    bad, good = int(labels.sum()), int((~labels).sum())
-    if not bad or not good:
-        return None
-    # Ranks from 1, those of equal scores being their mean: half the count below and not above.
-    _, place, counts = torch.unique(scores.flatten(), return_inverse=True, return_counts=True)
-    ranks = counts.cumsum(0).double() - (counts - 1).double() / 2
-    area = (ranks[place][labels].sum().item() - bad * (bad + 1) / 2) / (bad * good)
-    return round(area, 6)
-
-
-def roc_curve(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute false and true positive rates (k,) for each threshold on scores (n,), from 0 to 1.
-
-    labels: (n,), 1 or True being anomalous; both kinds must be there.
-    """
-    _, place = torch.unique(-scores, return_inverse=True)  # the highest score first
-    labels = labels.bool()
-    rates = []
-    for kind in (~labels, labels):
-        counts = torch.bincount(place[kind], minlength=int(place.max()) + 1).cumsum(0)
-        rates.append(torch.cat([torch.zeros(1), counts / counts[-1]]))
-    return rates[0], rates[1]
-
-
-@dataclass
-class Findings:
-    """A scored test set of n pictures: scores A, labels and peaks (n,); `anomaly` is "defect" or "class"."""
-
-    samples: Sequence[Sample]
-    pictures: Pictures
-    raw: Raw
-    scores: Tensor
-    anomaly: str
-
-    @cached_property
-    def truth(self) -> tuple[Tensor, Tensor]:
-        """The masks, bool (n, S, S), and whether each is known, bool (n,); see `load_masks`."""
-        return load_masks(self.samples, self.raw.error_maps.shape[-1])
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """Whether each picture is anomalous, bool (n,)."""
-        return torch.tensor([sample.label for sample in self.samples], dtype=torch.bool)
-
-    @cached_property
-    def peaks(self) -> Tensor:
-        """The peak of each error map, (n,)."""
-        return peaks(self.raw.error_maps)
-
-    @property
-    def auroc(self) -> float | None:
-        """The area under the ROC curve of the scores."""
-        return image_auroc(self.scores, self.labels)
-
-    def metrics(self) -> dict[str, Any]:
-        """Compute every AUROC over all pictures, and over each defect with the good ones."""
-        defects: dict[str, Any] = {}
-        for defect in dict.fromkeys(sample.defect for sample in self.samples if sample.label):
-            members = torch.tensor([sample.defect == defect for sample in self.samples])
-            areas = self._areas(members | ~self.labels)
-            defects[defect] = {"count": int(members.sum()), **areas}
-        counts = {
-            "good": int((~self.labels).sum()),
-            "anomalous": int(self.labels.sum()),
-            "masks": int((self.truth[1] & self.labels).sum()),
-        }
-        areas = self._areas(torch.ones_like(self.labels))
-        return {"kind": self.anomaly, **areas, "counts": counts, "defects": defects}
-
-    def _areas(self, members: Tensor) -> dict[str, float | None]:
-        """Compute the areas over the pictures `members`; by pixel over those whose mask is known."""
-        masks, known = self.truth
-        marked = members & known
-        labels = self.labels[members]
-        return {
-            "image_auroc": image_auroc(self.scores[members], labels),
-            "image_auroc_peak": image_auroc(self.peaks[members], labels),
-            "image_auroc_brightness": image_auroc(self.raw.brightness[members], labels),
-            "pixel_auroc": image_auroc(self.raw.error_maps[marked], masks[marked]),
-        }

@@ -313,8 +313,8 @@ class Trainer:
             "random_torch": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all(),
             "history": self.history.rows,
-            # Evaluation fills this in; a scale of earlier weights would not fit these.
-            "score_scale": None,
+            # Evaluation fills this in; what earlier weights made of normal pictures would not fit.
+            **dict.fromkeys(("reference", "reference_even", "brightness")),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from daad.config import Config
 from daad.frames import Clip, FrameScores, draw_curves, score_frames, write_scores
 from daad.io import UserError, fingerprint
 from daad.machine import count_cores
+from daad.masks import marked_pixels
 from daad.network import Networks
 from daad.pictures import (
     TYPES,
@@ -41,10 +42,9 @@ from daad.pictures import (
     list_folders,
     list_pictures,
     natural_order,
-    nonzero_pixels,
     read_picture,
 )
-from daad.scoring import Scale
+from daad.verdict import Reference
 
 TRAINING, TESTING = Path("training", "frames"), Path("testing", "frames")
 FILES = ("frame_labels.npz", "frame_labels.npy")
@@ -66,6 +66,7 @@ class Video:
     label_source: Path
 
     subject: ClassVar[str] = "video"
+    has_reference: ClassVar[bool] = False
     part: ClassVar[str] = "labels"
     area: ClassVar[str] = "frame_auroc"
     kind: ClassVar[str] = "video"
@@ -100,15 +101,20 @@ class Video:
         return PictureFiles(all_frames(self.test), config.image_size)
 
     def judge(
-        self, networks: Networks, pictures: Pictures, config: Config, scale: Scale | None = None
+        self,
+        networks: Networks,
+        pictures: Pictures,
+        config: Config,
+        reference: Reference | None = None,
     ) -> FrameScores:
-        """Score the test frames by their PSNR; `scale` plays no part."""
+        """Score the test frames by their PSNR; `reference` plays no part."""
         return score_frames(networks, pictures, self.test, self.labels, config)
 
     def write(
-        self, folder: Path, found: FrameScores, metrics: Mapping[str, Any], config: Config
+        self, folder: Path, found: FrameScores | None, metrics: Mapping[str, Any], config: Config
     ) -> None:
         """Write scores.csv, a row a frame, and figures/curves/CLIP.png into a run's folder."""
+        assert found is not None, "a video has test frames"
         write_scores(folder / "scores.csv", found)
         draw_curves(folder / "figures" / "curves", found)
 
@@ -277,4 +283,4 @@ def _from_masks(folder: Path, lengths: Mapping[str, int]) -> list[Tensor]:
 
 
 def _any_pixel(mask: Image.Image) -> bool:
-    return bool(nonzero_pixels(mask).any())
+    return bool(marked_pixels(mask).any())

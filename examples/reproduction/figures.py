@@ -16,12 +16,14 @@ from torch.nn.functional import max_pool2d
 from blockmem import blockwise_memory, divide
 from daad.config import Config
 from daad.io import UserError, read_csv
+from daad.masks import load_masks
+from daad.metrics import image_auroc
 from daad.mvtec import Category
 from daad.network import load_networks
-from daad.pictures import Sample, load_masks
+from daad.pictures import Sample
 from daad.report import BLUE, INK, ORANGE, PALE, Layout, calm, picture_grid
 from daad.run import read_settings
-from daad.scoring import Raw, image_auroc, min_max, score_pictures
+from daad.scoring import Raw, min_max, score_pictures
 
 TITLE, EDGE = 0.17, 0.12  # inches: each line of the titles, the other margins
 LAYOUT = Layout(cell=1.4, gap=0.09, caption=0.2, left=1.15, top=EDGE, right=EDGE, bottom=EDGE)
@@ -251,11 +253,11 @@ def area_figure(category: Category, runs: Mapping[str, Path]) -> Figure:
 
 
 def _scores(run: Path, samples: Sequence[Sample]) -> Tensor:
-    """Read the column "score" of a run's scores.csv, (n,) float64; UserError where one is missing."""
+    """Read the column "eq7" of a run's scores.csv, (n,) float64; UserError where one is missing."""
     path = run / "scores.csv"
     if not path.is_file():
         raise UserError(f"{path}: no such file; evaluate the run first")
-    scores = {row["path"]: float(row["score"]) for row in read_csv(path)}
+    scores = {row["path"]: float(row["eq7"]) for row in read_csv(path)}
     missing = [sample.name for sample in samples if sample.name not in scores]
     if missing:
         raise UserError(

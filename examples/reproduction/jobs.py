@@ -94,9 +94,15 @@ class Collection:
 
 def _load(root: Path, name: str) -> Category | UserError:
     try:
-        return load_category(root, name)
+        found = load_category(root, name)
     except UserError as error:
         return error
+    if {sample.label for sample in found.test} != {0, 1}:
+        return UserError(
+            f"{root / name / 'test'}: the paper's figures need good and anomalous pictures in it; put "
+            f"them into good and into a folder a defect"
+        )
+    return found
 
 
 # Jobs

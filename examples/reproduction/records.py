@@ -13,14 +13,14 @@ import torch
 from daad.config import PIXEL, Config
 from daad.frames import scaled
 from daad.io import UserError, read_csv, write_csv
+from daad.metrics import image_auroc
 from daad.mvtec import table_place
 from daad.run import finished, read_settings
-from daad.scoring import image_auroc
 from reproduction.tables import SCORES
 
 SEED = "seed-"  # begins the name of a run's folder
 # Columns of scores.csv by what is judged, of photographs and of video.
-_PICTURES = {"R": "reconstruction", "L": "alignment", "R + L": "score", "peak": "peak"}
+_PICTURES = {"R": "reconstruction", "L": "alignment", "R + L": "eq7", "peak": "peak"}
 _FRAMES = {"R": "score_clip", "R + L": "fused_clip", "global": "score_global"}
 
 Areas = dict[str, float | None]  # AUROC by each of `SCORES`
@@ -76,7 +76,7 @@ class Record:
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
 # Fields of a configuration on which no result depends; without memories; without a discriminator.
-_SAY_NOTHING = ("evaluate_every", "checkpoint_every")
+_SAY_NOTHING = ("evaluate_every", "checkpoint_every", "false_alarms")
 _OF_MEMORIES = ("threshold", "renormalize", "memory_init")
 _OF_DISCRIMINATORS = (
     *("lambda_adv", "lambda_ali", "alignment_distance", "gan_loss"),
@@ -119,7 +119,7 @@ def _record(run: Path, scale: str, setting: str, subject: str, seed: int) -> lis
     values: tuple[Any, ...] = (
         *(scale, setting, subject, seed),
         *(areas.get(name) for name in SCORES),
-        metrics.get("pixel_auroc"),
+        metrics.get("pixel_auroc_error"),
         stored.get("hardware", {}).get("name", ""),
         round(seconds / 60, 1),
         *choices_of(dataclasses.replace(config, epochs=metrics["epoch"])),

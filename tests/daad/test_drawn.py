@@ -10,8 +10,8 @@ from PIL import Image
 from daad import drawn
 from daad.drawn import DEFECTS, PRODUCTS, draw, make_dataset
 from daad.io import UserError
+from daad.masks import load_masks
 from daad.mvtec import list_categories, load_category
-from daad.pictures import load_masks
 
 SMALL = {"image_size": 32, "train": 3, "test_good": 2, "test_per_defect": 2}
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from daad.mvtec import TABLE_ORDER, list_categories, load_category
-from daad.pictures import PictureFiles, Sample, load_masks
+from daad.config import Config
+from daad.masks import load_masks, own_mask
+from daad.mvtec import TABLE_ORDER, list_categories, load_again, load_category, load_folders
+from daad.pictures import PictureFiles, Sample
 from tests.helpers.picture_files import make_category, one_line, save, save_noise
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -137,20 +139,76 @@ def test_nothing_to_train_on(tmp_path: Path, folder_is_there: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "complaint"),
+    ("there", "tested"),
     [
-        ([], "no pictures; expected good/ and one folder a defect"),
-        (["scratch"], "no good pictures; put some in {good} to rank against"),
-        (["good"], "only good pictures; put anomalous ones in a folder a defect"),
+        ([], []),
+        (["scratch"], ["good", "scratch"]),  # those held out are the good ones
+        (["good", "scratch"], ["good", "scratch"]),
     ],
 )
-def test_a_test_set_without_both_classes(tmp_path: Path, there: list[str], complaint: str) -> None:
+def test_what_there_need_not_be(tmp_path: Path, there: list[str], tested: list[str]) -> None:
     folder = tmp_path / "toy"
-    for place in ("train/good", *(f"test/{name}" for name in there)):
-        save(folder / place / "0.png")
-    assert one_line(lambda: load_category(tmp_path, "toy")) == (
-        f"{folder / 'test'}: " + complaint.format(good=folder / "test/good")
-    )
+    for index in range(4):
+        save(folder / f"train/good/{index}.png")
+    for name in there:
+        save(folder / f"test/{name}/0.png")
+    category = load_category(tmp_path, "toy")
+    found = category.tested(Config(held_out=0.25))
+    assert [sample.defect for sample in found] == tested
+    if there == ["scratch"]:
+        assert found[0] in category.train
+        assert "--held-out above 0" in one_line(lambda: category.tested(Config()))
+
+
+def test_a_test_set_of_good_pictures_alone_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    save(folder / "train/good/0.png")
+    save(folder / "test/good/0.png")
+    assert "only good pictures" in one_line(lambda: load_category(tmp_path, "toy"))
+
+
+def test_masks_that_match_nothing_are_refused(tmp_path: Path) -> None:
+    folder = make_category(tmp_path / "toy")
+    (folder / "ground_truth/scratch/0_mask.png").rename(folder / "ground_truth/scratch/a_seg.png")
+    assert "1 masks, and none belongs" in one_line(lambda: load_category(tmp_path, "toy"))
+
+
+def test_masks_by_other_names_and_folders_of_masks(tmp_path: Path) -> None:
+    folder = make_category(tmp_path / "toy")
+    masks = folder / "ground_truth/hole"
+    save(folder / "test/hole/0.png")
+    save(folder / "test/hole/1.png")
+    named = save(masks / "0_GT.png", 255, mode="L")
+    for index, box in enumerate([(0, 0, 4, 4), (4, 4, 8, 8)]):
+        image = Image.new("L", (8, 8))
+        image.paste(255, box)
+        (masks / "1").mkdir(exist_ok=True)
+        image.save(masks / f"1/00{index}.png")
+    holes = [one for one in load_category(tmp_path, "toy").test if one.defect == "hole"]
+    assert [one.mask for one in holes] == [named, masks / "1"]
+    joined = own_mask(holes[1])
+    assert joined.sum() == 32
+    assert joined[:4, :4].all()
+    assert joined[4:, 4:].all()
+
+
+# Any folders
+
+
+def test_folders_are_taken_with_all_below(tmp_path: Path) -> None:
+    for name in ("10", "9", "deep/1"):
+        save(tmp_path / f"good/{name}.png")
+    save(tmp_path / "bad/scratch/0.png")
+    save(tmp_path / "bad/1.png")
+    category = load_folders(tmp_path / "good", tmp_path / "bad")
+    assert [sample.name for sample in category.train] == ["9.png", "10.png", "deep/1.png"]
+    assert [sample.defect for sample in category.test] == ["bad", "scratch"]
+    assert category.name == "good"
+    again = load_again(category.source, None)
+    assert again == category
+    assert load_folders(tmp_path / "good").test == []
+    inside = one_line(lambda: load_folders(tmp_path, tmp_path / "bad"))
+    assert "lies in the other" in inside
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp"])
@@ -187,7 +245,7 @@ def test_a_broken_mask_is_named(tmp_path: Path) -> None:
 
 def test_masks_and_whether_they_are_known(tmp_path: Path) -> None:
     mask = np.zeros((8, 8), np.uint8)
-    mask[:2, :4] = 1  # nonzero is anomalous, however dark
+    mask[:2, :4] = 1  # above half of the brightest, however dark
     Image.fromarray(mask).save(tmp_path / "0_mask.png")
     picture = tmp_path / "0.png"
     samples = [

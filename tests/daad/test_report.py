@@ -10,9 +10,12 @@ import torch
 from matplotlib.axes import Axes
 
 from daad.config import Config
+from daad.findings import Findings
+from daad.metrics import operating_points
+from daad.overlay import HEAT
+from daad.page import write_report
 from daad.pictures import Sample, to_bytes
 from daad.report import (
-    HEAT,
     MAX_ROWS,
     draw_figures,
     histogram,
@@ -20,9 +23,8 @@ from daad.report import (
     pick_rows,
     reconstructions,
     roc,
-    write_report,
 )
-from daad.scoring import Findings, Raw, roc_curve
+from daad.scoring import Raw
 from tests.helpers.stand_ins import TensorPictures
 
 METRICS: dict[str, Any] = {
@@ -33,11 +35,14 @@ METRICS: dict[str, Any] = {
     "even_light": False,
     "kind": "defect",
     "image_auroc": 0.97531,
-    "image_auroc_peak": 0.91357,
+    "image_auroc_interval": [0.91, 0.99],
+    "image_auroc_eq7": 0.91357,
     "image_auroc_brightness": 0.45397,
     "pixel_auroc": None,
     "counts": {"good": 20, "anomalous": 63, "masks": 61},
-    "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": 0.87654}},
+    "verdict": None,
+    "baselines": {"PCA 50": 0.9543},
+    "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "flagged": 0.85}},
 }
 
 
@@ -62,7 +67,7 @@ def make_findings(counts: dict[str, int], *, masks: bool = True) -> Findings:
     marked[labels == 1, 4:8, 4:8] = masks
     reconstruction = torch.rand(n, generator=random, dtype=torch.float64) + labels
     pixels = (x * 100 + 128).to(torch.uint8)
-    raw = Raw(reconstruction, None, error_maps, pixels, torch.rand(n, generator=random))
+    raw = Raw(reconstruction, None, error_maps, error_maps, pixels, torch.rand(n, generator=random))
     found = Findings(samples, TensorPictures(x), raw, reconstruction, "defect")
     found.truth = (marked, (labels == 0) | masks)  # in place of what the files of masks say
     return found
@@ -172,7 +177,7 @@ def test_the_roc_figure_shows_the_curve_with_its_area() -> None:
     (axes,) = roc(found.scores, found.labels).axes
     chance, curve = axes.lines
     assert np.array_equal(chance.get_xydata(), [[0, 0], [1, 1]])
-    rates = np.stack(roc_curve(found.scores, found.labels), axis=1)
+    rates = np.stack(operating_points(found.scores, found.labels).rates, axis=1)
     assert np.array_equal(curve.get_xydata(), rates)
     assert curve.get_label() == f"AUROC {found.auroc:.3f}"
     (axes,) = roc(found.scores, torch.zeros(60)).axes
@@ -222,11 +227,11 @@ def test_page_says_what_was_measured(tmp_path) -> None:
     page = page_of(tmp_path, METRICS)
     assert "<h1>DAAD+ on bottle</h1>" in page
     assert "20 good and 63 anomalous pictures; the defect is marked in 61" in page
-    assert "<b>0.975</b>image AUROC" in page
-    assert "<b>0.914</b>by the error" in page
-    assert "<b>0.454</b>by brightness, no network" in page
+    assert "<b>0.975</b>image AUROC (bootstrap interval 0.910 to 0.990)" in page
+    assert "<tr><td>the paper&#39;s Eq. 7</td><td>0.914</td></tr>" in page.replace("'", "&#39;")
+    assert "<tr><td>PCA 50, no network</td><td>0.954</td></tr>" in page
     assert "<b>\N{EN DASH}</b>pixel AUROC" in page
-    row = "<td>broken_large</td><td>20</td><td>0.988</td><td>0.877</td>"
+    row = "<td>broken_large</td><td>20</td><td>85.0 %</td><td>0.988</td>"
     assert row in page
     assert "<dt>division</dt><dd>8, 8, 1</dd>" in page
     assert "<dt>lr</dt><dd>0.0002</dd>" in page
@@ -238,30 +243,31 @@ def test_page_says_where_light_was_made_even(tmp_path) -> None:
     assert "as bright as" not in (tmp_path / "report.html").read_text(encoding="utf-8")
     write_report(tmp_path, METRICS | {"even_light": True}, Config())
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "made as bright as the training pictures" in page
+    assert "as bright as the training pictures" in page
 
 
 def test_page_without_masks_speaks_of_none(tmp_path) -> None:
-    classes = {"3": {"count": 20, "image_auroc": 0.98765, "pixel_auroc": None}}
+    classes = {"3": {"count": 20, "image_auroc": 0.98765}}
     counts = {"good": 20, "anomalous": 63, "masks": 0}
     page = page_of(tmp_path, METRICS | {"kind": "class", "counts": counts, "defects": classes})
-    assert "20 good and 63 anomalous pictures. Scores" in page
-    assert "<th>class</th><th>pictures</th><th>image AUROC</th></tr>" in page
-    assert "<tr><td>3</td><td>20</td><td>0.988</td></tr>" in page
+    assert "20 good and 63 anomalous pictures." in page
+    assert "<th>class</th><th>pictures</th><th>found</th><th>image AUROC</th></tr>" in page
+    assert "<tr><td>3</td><td>20</td><td>\N{EN DASH}</td><td>0.988</td></tr>" in page
     assert "defect" not in page
     assert "pixel AUROC" not in page
 
 
 def test_page_labels_the_oracle(tmp_path) -> None:
-    oracle = {"oracle_image_auroc": 0.99123, "oracle_epoch": 640, "oracle_note": ""}
+    oracle = {"oracle_image_auroc_eq7": 0.99123, "oracle_epoch": 640, "oracle_note": ""}
     page = page_of(tmp_path, METRICS | oracle)
-    assert "<b>0.991</b>oracle: image AUROC of epoch 640" in page
+    assert "oracle: Eq. 7 at epoch 640" in page
+    assert "<td>0.991</td>" in page
     assert "chosen on the test set" in page
 
 
 def test_page_escapes_names(tmp_path) -> None:
     bad = '<script>alert("x")</script>&{0}'
-    defects = {bad: {"count": 1, "image_auroc": 0.5, "pixel_auroc": None}}
+    defects = {bad: {"count": 1, "image_auroc": 0.5}}
     page = page_of(tmp_path, METRICS | {"category": bad, "defects": defects})
     assert "<script" not in page
     escaped = "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;{0}"
@@ -269,10 +275,11 @@ def test_page_escapes_names(tmp_path) -> None:
     assert f"<title>DAAD+ on {escaped}</title>" in page
 
 
-def test_page_links_the_figures_there_are(tmp_path) -> None:
+def test_page_holds_the_figures_there_are(tmp_path) -> None:
     draw_figures(tmp_path / "figures", make_findings({"good": 2, "hole": 2}))
     page = page_of(tmp_path, METRICS)
     for name in ("reconstructions", "scores", "roc"):
-        assert f'src="figures/{name}.png"' in page
-    assert "history.png" not in page
+        assert f'alt="{name}"' in page
+    assert page.count("data:image/png;base64,") == 3
+    assert 'src="figures' not in page  # one file, that can be sent
     assert "<h2>Training</h2>" not in page

@@ -1,12 +1,10 @@
-"""Scores against Eq. 7 by hand, and areas under the ROC curve against counted pairs."""
+"""Scores against Eq. 7 by hand, and the maps of where networks err."""
 
 import math
 
 import pytest
 import torch
-from hypothesis import assume, given
-from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from daad.config import Config
 from daad.io import UserError
@@ -16,10 +14,9 @@ from daad.scoring import (
     Raw,
     Scale,
     fuse,
-    image_auroc,
     peaks,
-    roc_curve,
     score_pictures,
+    smooth,
 )
 from tests.helpers.stand_ins import Halve, MeanFeature, TensorPictures
 
@@ -29,6 +26,7 @@ def raw_of(reconstruction: list[float], alignment: list[float] | None = None) ->
     return Raw(
         torch.tensor(reconstruction, dtype=torch.float64),
         None if alignment is None else torch.tensor(alignment, dtype=torch.float64),
+        torch.zeros(n, 2, 2),
         torch.zeros(n, 2, 2),
         torch.zeros(n, 3, 2, 2, dtype=torch.uint8),
         torch.zeros(n, dtype=torch.float64),
@@ -40,36 +38,36 @@ def raw_of(reconstruction: list[float], alignment: list[float] | None = None) ->
 
 def test_fusion_by_hand() -> None:
     raw = raw_of([1, 3, 5], [2, 2, 6])  # scaled: 0, 0.5, 1 and 0, 0, 1
-    scores = fuse(raw, Scale.of(raw, "test"), gamma=0.9)
+    scores = fuse(raw, Scale.of([raw]), gamma=0.9)
     assert scores.dtype == torch.float64
     assert scores.tolist() == pytest.approx([0.0, 0.45, 1.0], abs=1e-15)
 
 
 def test_scores_beyond_the_scale_are_not_clamped() -> None:
     raw = raw_of([1, 3, 5], [2, 2, 6])
-    scale = Scale((2, 4), (2, 4), "train")  # scaled: -0.5, 0.5, 1.5 and 0, 0, 2
+    scale = Scale((2, 4), (2, 4))  # scaled: -0.5, 0.5, 1.5 and 0, 0, 2
     assert fuse(raw, scale, 0.9).tolist() == pytest.approx([-0.45, 0.45, 1.55], abs=1e-15)
 
 
 def test_without_a_discriminator_the_score_is_the_scaled_reconstruction_error() -> None:
     raw = raw_of([1, 2, 5])
-    assert fuse(raw, Scale.of(raw, "test"), gamma=0.9).tolist() == [0.0, 0.25, 1.0]
+    assert fuse(raw, Scale.of([raw]), gamma=0.9).tolist() == [0.0, 0.25, 1.0]
 
 
 def test_a_range_without_width_gives_zeros() -> None:
     raw = raw_of([3, 3, 3], [1, 2, 3])
-    scores = fuse(raw, Scale.of(raw, "test"), gamma=0.9)
+    scores = fuse(raw, Scale.of([raw]), gamma=0.9)
     assert scores.tolist() == pytest.approx([0.0, 0.05, 0.1], abs=1e-15)
 
 
 def test_a_scale_without_alignment_does_not_fit_scores_that_have_it() -> None:
     with pytest.raises(ValueError, match="no range"):
-        fuse(raw_of([1, 2], [1, 2]), Scale((1, 2), None, "test"), 0.9)
+        fuse(raw_of([1, 2], [1, 2]), Scale((1, 2), None), 0.9)
 
 
 @pytest.mark.parametrize("alignment", [None, [0.1, 0.3]])
 def test_scale_survives_a_checkpoint(tmp_path, alignment) -> None:
-    scale = Scale.of(raw_of([1 / 3, 2 / 3], alignment), "held-out")
+    scale = Scale.of([raw_of([1 / 3, 2 / 3], alignment)])
     torch.save({"score_scale": scale._asdict()}, tmp_path / "c.ckpt")
     loaded = torch.load(tmp_path / "c.ckpt", weights_only=True)["score_scale"]
     assert Scale(**loaded) == scale
@@ -126,6 +124,22 @@ def test_scores_that_are_not_finite_are_refused() -> None:
     x[1] = float("nan")
     with pytest.raises(UserError, match="diverged"):
         score_pictures(Networks(Halve(), None), TensorPictures(x), Config())
+
+
+def test_peaks_are_those_of_the_smoothed_maps() -> None:
+    """A single pixel leaves the square of the filter's middle weight, wherever it lies."""
+    size = 64  # a deviation of one pixel
+    weights = [math.exp(-(place**2) / 2) for place in range(-3, 4)]
+    maps = torch.zeros(4, size, size)
+    maps[0, 30, 20] = 5.0
+    maps[1] = 0.25
+    maps[2, 0, 40] = 5.0  # mirrored without the border itself, nothing comes back to it
+    maps[3, 10, 10] = maps[3, 50, 50] = 2.0  # two defects are not more than one
+    single = (1 / sum(weights)) ** 2
+    expected = [5 * single, 0.25, 5 * single, 2 * single]
+    assert peaks(smooth(maps)).tolist() == pytest.approx(expected, rel=1e-5)
+    assert peaks(smooth(maps)).dtype == torch.float64
+    assert peaks(smooth(torch.rand(2, 4, 4))).shape == (2,)
 
 
 # The modes of the networks
@@ -201,93 +215,3 @@ def test_mixed_precision_reaches_the_network_and_not_the_distances() -> None:
     assert mixed.error_maps.dtype == torch.float32
     assert not torch.equal(full.reconstruction, mixed.reconstruction)
     torch.testing.assert_close(full.reconstruction, mixed.reconstruction, rtol=1e-2, atol=0)
-
-
-# Areas under the ROC curve
-
-
-def count_pairs(scores: Tensor, labels: Tensor) -> float:
-    """The share of pairs (anomalous, good) in order, ties counted half; O(n**2)."""
-    anomalous, good = scores[labels.bool()][:, None], scores[~labels.bool()][None]
-    return ((anomalous > good).double() + 0.5 * (anomalous == good).double()).mean().item()
-
-
-def made_up_scores(kind: str) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(200, generator=generator, dtype=torch.float64)
-    return {
-        "plain": noise,
-        "differences of 1e-12": 1 + 1e-12 * noise,
-        "magnitude of 1e6": 1e6 + 1e5 * noise,
-        "far below zero": -1e6 + 1e5 * noise,
-        "one outlier": torch.cat([1e-12 * noise[1:], torch.tensor([-1e12]).double()]),
-        "ties": noise.round(),
-        "float32": (1 + 1e-6 * noise).float(),
-    }[kind]
-
-
-KINDS = [
-    "plain",
-    "differences of 1e-12",
-    "magnitude of 1e6",
-    "far below zero",
-    "one outlier",
-    "ties",
-    "float32",
-]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_image_auroc_is_the_share_of_pairs_in_order(kind: str) -> None:
-    scores = made_up_scores(kind)
-    noise = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    middle = scores.median()
-    labels = (scores - middle) / scores[:-1].std() + noise > 0.5
-    assert image_auroc(scores, labels) == pytest.approx(count_pairs(scores, labels), abs=1e-6)
-
-
-def test_auroc_is_that_of_all_scores_equal() -> None:
-    assert image_auroc(torch.full((6,), 3.0), torch.tensor([0, 1, 0, 1, 1, 0])) == 0.5
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_auroc_of_one_class_is_none(label: int) -> None:
-    assert image_auroc(torch.rand(4), torch.full((4,), label)) is None
-
-
-def test_pixel_auroc_goes_over_the_pixels_of_all_pictures() -> None:
-    maps = torch.tensor([[[4.0, 1.0], [2.0, 0.5]], [[3.0, 0.25], [0.0, 2.0]]])
-    masks = torch.tensor([[[1, 0], [1, 0]], [[0, 0], [0, 0]]], dtype=torch.bool)
-    # Marked 4 beats all six others; marked 2 beats 1, 0.5, 0.25, 0, ties with 2, loses to 3.
-    assert image_auroc(maps, masks) == pytest.approx((6 + 4.5) / 12, abs=1e-6)
-    assert image_auroc(maps, torch.zeros_like(masks)) is None
-
-
-def test_peaks_are_those_of_the_smoothed_maps() -> None:
-    """A single pixel leaves the square of the filter's middle weight, wherever it lies."""
-    size = 64  # a deviation of one pixel
-    weights = [math.exp(-(place**2) / 2) for place in range(-3, 4)]
-    maps = torch.zeros(4, size, size)
-    maps[0, 30, 20] = 5.0
-    maps[1] = 0.25
-    maps[2, 0, 40] = 5.0  # mirrored without the border itself, nothing comes back to it
-    maps[3, 10, 10] = maps[3, 50, 50] = 2.0  # two defects are not more than one
-    single = (1 / sum(weights)) ** 2
-    expected = [5 * single, 0.25, 5 * single, 2 * single]
-    assert peaks(maps).tolist() == pytest.approx(expected, rel=1e-5)
-    assert peaks(maps).dtype == torch.float64
-    assert peaks(torch.rand(2, 4, 4)).shape == (2,)
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=2, max_size=12))
-def test_the_roc_curve_rises_and_has_the_area(pairs: list[tuple[int, bool]]) -> None:
-    scores, labels = (torch.tensor(column) for column in zip(*pairs, strict=True))
-    assume(0 < labels.sum() < len(labels))
-    false_rate, true_rate = roc_curve(scores.double(), labels)
-    for rates in (false_rate, true_rate):
-        assert (rates[0].item(), rates[-1].item()) == (0, 1)
-        assert (rates.diff() >= 0).all()
-    area = torch.trapezoid(true_rate.double(), false_rate.double()).item()
-    assert area == pytest.approx(image_auroc(scores.double(), labels), abs=1e-6)
-    # Each threshold once: a point for each score there is, and the origin.
-    assert len(false_rate) == len(scores.unique()) + 1

@@ -11,10 +11,11 @@ import daad_minimal
 from daad.config import Config
 from daad.drawn import make_dataset
 from daad.machine import start_fabric
+from daad.metrics import image_auroc
 from daad.mvtec import load_category
 from daad.network import Networks
 from daad.pictures import PictureFiles
-from daad.scoring import Scale, fuse, image_auroc, score_pictures
+from daad.scoring import Scale, fuse, score_pictures
 from daad.training import Trainer, train
 
 SIZE, WIDTH, ITEMS, SEED = 128, 2, 5, 3
@@ -93,7 +94,7 @@ def test_scores_are_the_applications(variant: str, category: Path, tmp_path: Pat
         if own is not None:
             other.load_state_dict(own.state_dict())
     raw = score_pictures(theirs, tested, config)
-    scores = fuse(raw, Scale.of(raw, "test"), config.gamma)
+    scores = fuse(raw, Scale.of([raw]), config.gamma)
     parts = [daad_minimal.load(category, "test", SIZE, good=good) for good in (True, False)]
     own = daad_minimal.anomaly_scores(g, d, torch.cat(parts))
     assert_close(own, scores, rtol=0, atol=1e-6)

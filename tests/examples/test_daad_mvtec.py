@@ -16,7 +16,8 @@ from daad.run import finished
 from tests.helpers.scripts import call, misused, refused, table
 
 # Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
-TINY = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"
+SMALL = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"
+TINY = f"{SMALL} --preset paper --epochs 2"
 
 
 def script(*arguments, cwd):
@@ -35,7 +36,7 @@ def trained(data, tmp_path_factory):
     """A finished DAAD+ run of two epochs, and what the script printed."""
     folder = tmp_path_factory.mktemp("trained")
     done = script(
-        "train", "--root", data, "--category", "all", "--variant", "daad+", "--epochs", 2,
+        "train", "--root", data, "--category", "all", "--variant", "daad+",
         "--evaluate-every", 1, "--held-out", 0.25, *TINY.split(), cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -56,23 +57,18 @@ def test_a_run_folder_holds_what_it_should(trained):
     assert settings["data"]["category"] == "gear"
     scores = table(run / "scores.csv")
     assert list(scores[0]) == [
-        "path",
-        "label",
-        "defect",
-        "reconstruction",
-        "alignment",
-        "score",
-        "peak",
-        "brightness",
+        *("path", "label", "defect", "score", "p", "verdict", "eq7"),
+        *("reconstruction", "alignment", "peak", "brightness"),
     ]
     assert len(scores) == 4 + 3 * 3
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["defects"]) == {"missing_part", "scratch", "spot"}
     assert 0 <= metrics["image_auroc"] <= 1
     assert 0 <= metrics["pixel_auroc"] <= 1
+    assert metrics["verdict"]["normals"] == 3
     history = table(run / "history.csv")
     assert [row["epoch"] for row in history] == ["1", "2"]
-    assert metrics["oracle_image_auroc"] == max(float(row["auroc"]) for row in history)
+    assert metrics["oracle_image_auroc_eq7"] == max(float(row["auroc"]) for row in history)
 
 
 def test_several_categories_give_a_summary(trained):
@@ -82,7 +78,8 @@ def test_several_categories_give_a_summary(trained):
     each = [json.loads((out / name / "metrics.json").read_text()) for name in ("gear", "weave")]
     mean = sum(metrics["image_auroc"] for metrics in each) / 2
     assert float(rows[-1]["image_auroc"]) == pytest.approx(mean)
-    assert "figures" in printed
+    assert "Verdicts go by 3 normal picture(s) held out from training." in " ".join(printed.split())
+    assert "predict --run" in printed
     assert f"{each[0]['image_auroc']:.3f}" in printed
 
 
@@ -99,12 +96,12 @@ def test_evaluate_can_weigh_the_scores_anew(trained, tmp_path):
     run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
     done = script("evaluate", "--run", run, "--gamma", 1, "--scaling", "normals", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads((run / "metrics.json").read_text())["scaling"] == "held-out"
-    scale = torch.load(run / "checkpoint.ckpt", weights_only=True)["score_scale"]
-    low, high = scale["reconstruction"]
+    assert json.loads((run / "metrics.json").read_text())["scaling"] == "normals"
+    reference = torch.load(run / "checkpoint.ckpt", weights_only=True)["reference"]
+    low, high = reference["scale"]["reconstruction"]
     for row in table(run / "scores.csv"):
         share = (float(row["reconstruction"]) - low) / (high - low)
-        assert float(row["score"]) == pytest.approx(share)
+        assert float(row["eq7"]) == pytest.approx(share)
 
 
 def test_evaluate_can_even_the_light(trained, tmp_path):
@@ -118,27 +115,78 @@ def test_evaluate_can_even_the_light(trained, tmp_path):
     assert finished(run, config, "category") is None
 
 
-def test_predict_scores_any_folder(trained, data, tmp_path):
+def test_a_picture_has_one_score_wherever_it_is_judged(trained, data, tmp_path):
     pictures = data / "weave" / "test" / "spot"
     done = script(
         "predict", "--run", trained[0] / "weave", "--pictures", pictures, "--out", tmp_path / "p",
-        cwd=tmp_path,
+        "--device", "cpu", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     rows = table(tmp_path / "p" / "predictions.csv")
     assert [row["path"] for row in rows] == sorted(path.name for path in pictures.iterdir())
-    assert len(list((tmp_path / "p" / "heatmaps").iterdir())) == len(rows)
-    # R and L are those of the test set: the same pictures through the same networks
+    assert len(list((tmp_path / "p" / "heatmaps").glob("*.heat.png"))) == len(rows)
     scores = {Path(row["path"]).name: row for row in table(trained[0] / "weave" / "scores.csv")
               if row["defect"] == "spot"}  # fmt: skip
     for row in rows:
-        for part in ("reconstruction", "alignment"):
-            assert float(row[part]) == pytest.approx(float(scores[row["path"]][part]), rel=1e-4)
+        beside = scores[row["path"]]
+        assert float(row["score"]) == pytest.approx(float(beside["score"]), rel=1e-4)
+        assert (row["p"], row["verdict"]) == (beside["p"], beside["verdict"])
+
+
+def test_predict_says_what_it_could_not_read(trained, data, tmp_path):
+    shutil.copytree(data / "weave" / "test" / "good", tmp_path / "parts")
+    (tmp_path / "parts" / "002.png").write_bytes(b"no picture")
+    (tmp_path / "parts" / "notes.txt").touch()
+    done = script(
+        "predict", "--run", trained[0] / "weave", "--pictures", tmp_path / "parts",
+        "--no-heatmaps", "--false-alarms", 0.3, "--device", "cpu", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "skipped 002.png" in done.stderr
+    assert "passed over: 1 .txt" in done.stdout
+    assert "A false-alarm rate" not in done.stdout  # 0.3 can be had by three pictures
+    assert [row["path"] for row in table(tmp_path / "predictions" / "skipped.csv")] == ["002.png"]
+    assert len(table(tmp_path / "predictions" / "predictions.csv")) == 3
+    assert not (tmp_path / "predictions" / "heatmaps").exists()
+
+
+def test_good_pictures_alone_are_enough(data, tmp_path):
+    good = data / "gear" / "train" / "good"
+    done = script("train", "--good", good, *TINY.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "daad" / "good"
+    assert json.loads((run / "metrics.json").read_text())["image_auroc"] is None
+    bad = data / "gear" / "test" / "spot"
+    common = ("train", "--good", good, "--bad", bad, "--out", tmp_path / "out")
+    done = script(*common, *TINY.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table(tmp_path / "out" / "good" / "scores.csv")
+    assert [row["defect"] for row in rows] == ["good"] * 2 + ["spot"] * 3
+    again = script("evaluate", "--run", tmp_path / "out" / "good", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert table(tmp_path / "out" / "good" / "scores.csv") == rows
+
+
+def test_presets_are_options_that_others_count_more_than(data, tmp_path):
+    common = ("train", "--root", data, "--category", "gear", "--out")
+    done = script(*common, "a", "--preset", "try", "--steps", 4, *SMALL.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    chosen = json.loads((tmp_path / "a" / "gear" / "config.json").read_text())["config"]
+    # 10 pictures in batches of 4 are 3 steps an epoch.
+    assert {name: chosen[name] for name in ("epochs", "batch_size", "schedule", "lr", "width")} == {
+        **{"epochs": 1, "batch_size": 4, "schedule": "cosine", "lr": 1e-3, "width": 4},
+    }
+    stored = tmp_path / "a" / "gear" / "config.json"
+    done = script(*common, "b", "--config", stored, "--device", "cpu", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "b" / "gear" / "config.json").read_text())["config"]
+    assert again == chosen
+    misused(script(*common, "c", "--preset", "huge", cwd=tmp_path), "--preset", "huge")
 
 
 @pytest.mark.slow
 def test_resume_goes_on_as_if_unbroken(data, tmp_path):
-    common = ["train", "--root", data, "--category", "gear", "--variant", "daad", *TINY.split()]
+    common = ["train", "--root", data, "--category", "gear", "--preset", "paper", *SMALL.split()]
     whole = script(*common, "--epochs", 3, "--out", "whole", cwd=tmp_path)
     first = script(*common, "--epochs", 2, "--out", "broken", cwd=tmp_path)
     again = script(*common, "--epochs", 3, "--out", "broken", "--resume", cwd=tmp_path)
@@ -184,8 +232,10 @@ def test_refusals_of_bad_data(data, tmp_path):
     refused(train(empty), "train/good", "no pictures")
 
     one_class = shutil.copytree(data, tmp_path / "one_class")
-    shutil.rmtree(one_class / "gear" / "test" / "good")
-    refused(train(one_class), "test", "good")
+    for defect in ("missing_part", "scratch", "spot"):
+        shutil.rmtree(one_class / "gear" / "test" / defect)
+        shutil.rmtree(one_class / "gear" / "ground_truth" / defect)
+    refused(train(one_class), "test", "only good pictures")
 
     for place in ("train/good", "test/spot", "ground_truth/scratch"):
         broken = shutil.copytree(data, tmp_path / place.replace("/", "-"))
@@ -238,8 +288,8 @@ def test_the_script_itself_refuses_in_one_line(tmp_path):
 @pytest.mark.slow
 def test_two_processes_make_one_run(data, tmp_path):
     command = [sys.executable, str(SCRIPT), "train", "--root", str(data), "--category", "gear"]
-    command += ["--variant", "daad+", "--epochs", "1", "--devices", "2", *TINY.split()]
+    command += ["--variant", "daad+", "--devices", "2", *TINY.split()]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "daad+" / "gear" / "metrics.json").exists()
-    assert done.stdout.count("AUROC on the test set") == 1
+    assert done.stdout.count("The score on the test set") == 1

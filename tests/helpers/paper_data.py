@@ -19,7 +19,7 @@ from daad.drawn import make_dataset
 from daad.io import save_checkpoint
 from daad.network import CHECKPOINT, Networks
 from daad.progress import History
-from daad.run import Hardware, evaluate, write_settings
+from daad.run import Hardware, evaluate, fit_reference, write_settings
 from reproduction.jobs import Job, Train
 from reproduction.scales import SCALES, Scale
 from reproduction.tables import PAPER, Paper
@@ -91,6 +91,8 @@ def untrained(job: Job, hardware: Hardware, deadline: float | None) -> None:
         "discriminator": discriminator.state_dict() if discriminator else None,
     }
     save_checkpoint(job.folder / CHECKPOINT, state)
+    if job.task.has_reference:
+        fit_reference(job.folder, job.task, torch.device("cpu"))
     evaluate(job.folder, job.task, torch.device("cpu"))
 
 

@@ -51,7 +51,7 @@ def make_run(out: Path, setting: Setting, category: Category, seed: int = 0) -> 
     anomalous = sum(one.label for one in category.test)
     counts = {"good": len(category.test) - anomalous, "anomalous": anomalous}
     write_json(run / METRICS, {"epoch": config.epochs, "counts": counts, **choices})
-    header = ("path", "label", "defect", "reconstruction", "alignment", "score", "peak")
+    header = ("path", "label", "defect", "reconstruction", "alignment", "eq7", "peak")
     scores = [(one.name, one.label, one.defect, 0.5, "", one.label, 0.5) for one in category.test]
     write_csv(run / "scores.csv", header, scores)
     write_csv(run / "history.csv", ("epoch", "seconds"), [(1, 0.5)])

@@ -62,7 +62,7 @@ def make_run(run: Path, category: Category, variant: str = "ae", image_size: int
 
 
 def write_scores(run: Path, category: Category, scores: list[float]) -> None:
-    header = ("path", "label", "defect", "reconstruction", "alignment", "score")
+    header = ("path", "label", "defect", "reconstruction", "alignment", "eq7")
     rows = [
         (sample.name, sample.label, sample.defect, 0.5, "", score)
         for sample, score in zip(category.test, scores, strict=True)
@@ -172,7 +172,7 @@ def test_a_run_without_scores_is_refused(tmp_path, category) -> None:
     run = make_run(tmp_path / "run", category)
     with pytest.raises(UserError, match=r"scores\.csv: no such file; evaluate the run first"):
         area_figure(category, {"AE": run})
-    write_csv(run / "scores.csv", ("path", "score"), [("test/good/0.png", 1.0)])
+    write_csv(run / "scores.csv", ("path", "eq7"), [("test/good/0.png", 1.0)])
     with pytest.raises(UserError, match=r"holds no score of test/good/1\.png; .* evaluate the run"):
         area_figure(category, {"AE": run})
 

@@ -218,12 +218,12 @@ def test_a_category_that_cannot_be_used_does_not_keep_the_others_out(
     shutil.rmtree(some / "mvtec" / "carpet" / "test" / "good")
     common = ("--data", some, "--only", "table3")
     done = script(*common, cwd=tmp_path, train=train)
-    refused(done, "some of the data could not be used", "no good pictures", "carpet")
+    refused(done, "some of the data could not be used", "good and anomalous pictures", "carpet")
     assert trained == [f"{name}, bottle, seed 0" for name in NETWORKS]
     assert "Results: out/reproduction.md" in done.stdout
     # Where none is left, that is what is wrong.
     done = script(*common, "--categories", "carpet", cwd=tmp_path, train=train)
-    refused(done, "no good pictures", "carpet")
+    refused(done, "good and anomalous pictures", "carpet")
     assert len(trained) == len(NETWORKS)
 
 
