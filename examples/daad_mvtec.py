@@ -23,8 +23,10 @@ from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
 from daad import command, predicting
-from daad.config import Config, Preset
+from daad.command import Preset
+from daad.config import Config
 from daad.findings import remarks
+from daad.folder import Hardware, claim_folders, read_settings
 from daad.io import UserError, printable
 from daad.machine import is_first_process, pick_device
 from daad.mvtec import (
@@ -37,8 +39,8 @@ from daad.mvtec import (
     write_summary,
 )
 from daad.predicting import Summary, find_pictures, predict
-from daad.run import Hardware, claim_folders, read_settings, run
 from daad.run import evaluate as evaluate_run
+from daad.run import run
 from daad.verdict import ANOMALOUS
 
 # What fits two minutes on two cores. D/N is as in the paper: see docs/guide.md.
@@ -215,7 +217,9 @@ def _train_all(
         batches = math.ceil(len(learned) / config.batch_size)
         epochs = config.epochs if steps is None else max(1, round(steps / batches))
         chosen = dataclasses.replace(config, epochs=epochs)
-        results.append(run(chosen, category, folder, hardware, resume=resume))
+        results.append(
+            run(chosen, category, folder, hardware, resume=resume, advice=command.QUICKER)
+        )
         if len(categories) > 1:
             write_summary(out / "summary.csv", results)
     _show(results, folders)

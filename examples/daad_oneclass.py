@@ -19,10 +19,11 @@ from tyro.extras import SubcommandApp
 from daad import command
 from daad.classes import LabelledSet, load_labelled, one_class
 from daad.config import Config
+from daad.folder import Hardware, claim_folders, finished, read_settings, require_resumable
 from daad.io import UserError, write_means
 from daad.machine import pick_device
-from daad.run import Hardware, claim_folders, finished, read_settings, require_resumable, run
 from daad.run import evaluate as evaluate_run
+from daad.run import run
 from reproduction.tables import TABLE_2
 
 COLUMNS = ("class", "test_good", "test_anomalous", "epoch", "image_auroc")

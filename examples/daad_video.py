@@ -19,9 +19,10 @@ from tyro.extras import SubcommandApp
 
 from daad import command
 from daad.config import Config
+from daad.folder import Hardware, read_settings
 from daad.machine import is_first_process, pick_device
-from daad.run import Hardware, read_settings, run
 from daad.run import evaluate as evaluate_run
+from daad.run import run
 from daad.video import load_video
 
 app = SubcommandApp()

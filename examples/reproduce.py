@@ -23,9 +23,10 @@ import tyro
 from rich.console import Console
 
 from daad import command
+from daad.folder import Hardware
 from daad.io import UserError
 from daad.machine import pick_device
-from daad.run import Hardware, Task
+from daad.task import Task
 from reproduction.drawings import FROM_RUNS, Drawer
 from reproduction.jobs import (
     Collection,

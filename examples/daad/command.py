@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import signal
 import sys
 import tomllib
 from collections.abc import Collection, Iterator, Sequence
@@ -15,7 +16,7 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from tyro.extras import SubcommandApp
 
-from daad.config import PIXEL, PRESETS, Config, Division, Preset, parse_division
+from daad.config import PIXEL, Config, Division
 from daad.io import UserError, printable
 
 # What several commands take.
@@ -41,10 +42,19 @@ FalseAlarms = Annotated[
 EvenLight = Annotated[bool, arg(help="Make each picture as bright as those of training.")]
 BatchNorm = Annotated[Literal["eval", "batch"] | None, arg(help="As in training if not given.")]
 
-PRESET = (
-    "try: less than a minute on two cores. cpu: about ten for 250 pictures; the default without a "
-    "GPU. paper: its settings, days without one. Other options count more."
-)
+Preset = Literal["try", "cpu", "paper"]
+# Of `daad_mvtec.py`: options, which others count more than. `steps` are batches.
+_SMALL: dict[str, Any] = {
+    **{"image_size": 128, "batch_size": 4, "lr": 1e-3, "schedule": "cosine"},
+    **{"memory_init": "blocks"},
+}
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "try": _SMALL | {"width": 8, "num_items": 62, "steps": 500},
+    "cpu": _SMALL | {"width": 16, "num_items": 125, "steps": 4000},
+    "paper": {},
+}
+QUICKER = "--preset cpu takes about ten minutes on two cores, --preset try less than one."
+PRESET = "try: less than a minute on two cores. cpu: about ten; the default without a GPU. paper: its settings, days without one. Other options count more."
 OPPOSITES = {"--no-discriminator": "--discriminator=False"}
 
 registry = ConstructorRegistry()
@@ -69,7 +79,7 @@ def run_app(
 
 @contextmanager
 def in_one_line() -> Iterator[None]:
-    """Print bad input as one line and exit with code 2; exit at Ctrl-C too, with a word.
+    """Print bad input as one line and exit with code 2; at Ctrl-C and SIGTERM exit as shells expect.
 
     A file or folder that cannot be read or written is bad input too: the system's words name it.
     """
@@ -78,8 +88,9 @@ def in_one_line() -> Iterator[None]:
     except (UserError, OSError) as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit("stopped")
+    except KeyboardInterrupt as error:
+        print(str(error) or "stopped", file=sys.stderr)
+        sys.exit(128 + getattr(error, "number", signal.SIGINT))
 
 
 def with_settings(arguments: list[str], presets: Collection[str] = ()) -> list[str]:
@@ -151,6 +162,19 @@ def _own_types(kind: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
             choices=("True", "False"),
         )
     return None
+
+
+def parse_division(text: str) -> Division | Literal["pixel"]:
+    """Read `"8,8,1"` as `(8, 8, 1)`; `"pixel"` stays. UserError for anything else."""
+    if text == PIXEL:
+        return PIXEL
+    try:
+        r_h, r_w, r_c = (int(part) for part in text.split(","))
+    except ValueError:
+        r_h = r_w = r_c = 0
+    if min(r_h, r_w, r_c) < 1:
+        raise UserError(f"--division {text}: give r_h,r_w,r_c (such as 8,8,1) or {PIXEL}")
+    return r_h, r_w, r_c
 
 
 def setting_text(value: Any) -> str:

@@ -12,18 +12,6 @@ Division = tuple[int, int, int]
 Known = TypeVar("Known")
 PIXEL: Literal["pixel"] = "pixel"
 
-Preset = Literal["try", "cpu", "paper"]
-# Of `daad_mvtec.py`: options, which others count more than. `steps` are batches.
-_SMALL: dict[str, Any] = {
-    **{"image_size": 128, "batch_size": 4, "lr": 1e-3, "schedule": "cosine"},
-    **{"memory_init": "blocks", "checkpoint_every": 0},
-}
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "try": _SMALL | {"width": 8, "num_items": 62, "steps": 500},
-    "cpu": _SMALL | {"width": 16, "num_items": 125, "steps": 4000},
-    "paper": {},
-}
-
 Variant = Literal["ae", "ae-skip", "memae", "memae-skip", "daad", "daad+"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 Distance = Literal["squared", "l2"]
@@ -34,7 +22,7 @@ _CLASSES: dict[str, Any] = {
     # None: by the paper's D/N, see `items_at_paper_ratio`.
     **{"image_size": 32, "division": (1, 1, 1), "num_items": None},
     # As many steps of 5000 to 6000 pictures as the paper's 1000 epochs of bottle's 209, about.
-    **{"epochs": 40, "checkpoint_every": 5},
+    **{"epochs": 40},
 }
 KINDS: dict[str, dict[str, Any]] = {
     # A verdict goes by normal pictures that were not trained on.
@@ -46,11 +34,11 @@ KINDS: dict[str, dict[str, Any]] = {
     # and the setting that it follows (MNAD) has none. The last entry is ours: an epoch is long.
     "video": {
         **{"division": (16, 16, 1), "num_items": 2000, "epochs": 60, "batch_size": 4},
-        **{"lr": 2e-4, "flips": "none", "checkpoint_every": 5},
+        **{"lr": 2e-4, "flips": "none"},
     },
 }
 # What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
-RESUMABLE = ("epochs", "checkpoint_every", "evaluate_every")
+RESUMABLE = ("epochs", "evaluate_every")
 # What a number must be, in code and in words.
 _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
@@ -60,7 +48,7 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
         (
             *("lambda_rec", "lambda_adv", "lambda_ali", "threshold"),
-            *("evaluate_every", "checkpoint_every"),
+            "evaluate_every",
         ),
         (lambda value: value >= 0, "must be at least 0, and finite"),
     ),
@@ -151,8 +139,6 @@ class Config:
     """32, or automatic mixed precision in bf16 or 16."""
     evaluate_every: int = 0
     """Epochs between scores on the test set, for the oracle column; 0 is never."""
-    checkpoint_every: int = 50
-    """Epochs between checkpoints; one is always written at the end."""
 
     @classmethod
     def of(cls, kind: str) -> "Config":
@@ -260,18 +246,49 @@ class Config:
 
     @classmethod
     def from_dict(cls, content: Any) -> "Config":
-        """Read back what `to_dict` gave, or its JSON; UserError where it is no such thing."""
+        """Read back what `to_dict` gave, or its JSON; UserError where it is no such thing.
+
+        So nothing is computed, and no memory taken, by settings that no run can have.
+        """
         if not isinstance(content, dict):
-            raise UserError("the run's configuration is damaged; train again into a new folder")
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(content) - known)
+            raise _damaged("it is no table of settings")
+        # Of runs from before flips could be chosen, and from when a checkpoint came by epochs
+        content = {"flips": "both"} | content
+        content.pop("checkpoint_every", None)
+        hints = get_type_hints(cls)
+        unknown = sorted(set(content) - set(hints))
         if unknown:
             raise UserError(f"unknown settings in the run's configuration: {', '.join(unknown)}")
-        content = {"flips": "both"} | content  # of runs from before it could be chosen
-        division = content.get("division")
-        return cls(
-            **content | {"division": tuple(division) if isinstance(division, list) else division}
-        )
+        if isinstance(content.get("division"), list):
+            content["division"] = tuple(content["division"])
+        for name, value in content.items():
+            if not _is_of(value, hints[name]):
+                raise _damaged(f"{name} is {value!r:.40}")
+        try:
+            config = cls(**content)
+            config._check()
+        except UserError as error:
+            raise _damaged(str(error)) from error
+        return config
+
+
+def _damaged(reason: str) -> UserError:
+    return UserError(
+        f"the run's configuration is damaged ({reason}); restore it from a copy, or train again into "
+        f"a new folder"
+    )
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Say whether a stored value is of a field's type; a whole number is a float too, a bool is not."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        return isinstance(value, tuple) and [type(one) for one in value] == list(kinds)
+    if get_args(hint):
+        return any(_is_of(value, one) for one in get_args(hint))
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 # The words that each field may be.
@@ -303,19 +320,6 @@ def items_at_paper_ratio(config: Config) -> int:
     # D halves from level to level here as it does in the paper, so any one level decides.
     size, papers = (math.prod(c.block_shape(config.levels)) for c in (config, paper))
     return max(1, round(500 * size / papers))
-
-
-def parse_division(text: str) -> Division | Literal["pixel"]:
-    """Read `"8,8,1"` as `(8, 8, 1)`; `"pixel"` stays. UserError for anything else."""
-    if text == PIXEL:
-        return PIXEL
-    try:
-        r_h, r_w, r_c = (int(part) for part in text.split(","))
-    except ValueError:
-        r_h = r_w = r_c = 0
-    if min(r_h, r_w, r_c) < 1:
-        raise UserError(f"--division {text}: give r_h,r_w,r_c (such as 8,8,1) or {PIXEL}")
-    return r_h, r_w, r_c
 
 
 def settings_that_differ(stored: Any, config: Config) -> list[str]:

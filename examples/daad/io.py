@@ -4,12 +4,14 @@ import csv
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 
 class UserError(Exception):
@@ -18,6 +20,23 @@ class UserError(Exception):
 
 class OutOfTime(Exception):
     """Training stopped at its deadline, with a checkpoint to go on from."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped by a signal (`number`), with a checkpoint to go on from; its text says where."""
+
+    def __init__(self, text: str, number: int) -> None:
+        super().__init__(text)
+        self.number = number
+
+
+def alone_at(path: Path) -> FileLock:
+    """Lock `path` while it is written; Timeout where another process does. It ends with its process.
+
+    Within a process one may lock it several times.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"), timeout=0, is_singleton=True)
 
 
 def printable(text: str) -> str:
@@ -48,6 +67,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_strays(folder: Path) -> None:
+    """Remove what `write_atomically` left in `folder` and below when its process was killed."""
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\.\d+\.\d+(\.\w+)?", path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

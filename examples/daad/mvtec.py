@@ -52,7 +52,7 @@ SCORES = (
 
 @dataclass(frozen=True)
 class Category:
-    """The pictures of one product or texture, in a reproducible order: a task, see `run.Task`.
+    """The pictures of one product or texture, in a reproducible order: a task, see `task.Task`.
 
     test: may be empty, or hold anomalous pictures alone; good ones are then those held out.
     root: the folder that it was found in. folders: which folders make it up, where it has not the

@@ -147,10 +147,30 @@ class Networks(NamedTuple):
             if self.discriminator is not None:
                 self.discriminator.load_state_dict(state["discriminator"])
         except (KeyError, RuntimeError, TypeError) as error:
-            raise UserError(
-                f"{path}: its weights do not fit its own configuration; "
-                f"it was written by another version, so train again into a new folder"
-            ) from error
+            raise _misfit(path) from error
+
+
+def _misfit(path: Path) -> UserError:
+    return UserError(
+        f"{path}: its weights do not fit its own configuration; "
+        f"it was written by another version, so train again into a new folder"
+    )
+
+
+def _require_shapes(path: Path, config: Config, state: dict[str, Any]) -> None:
+    """Raise UserError where weights have other shapes than `config` says, before memory is taken."""
+    try:
+        with torch.device("meta"):
+            networks = Networks.build(config)
+        for name in ("generator", "discriminator"):
+            module = getattr(networks, name)
+            wanted = {} if module is None else module.state_dict()
+            stored = {} if module is None else state[name]
+            shapes = [{key: value.shape for key, value in one.items()} for one in (wanted, stored)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(name)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _misfit(path) from error
 
 
 def load_networks(
@@ -159,7 +179,11 @@ def load_networks(
     """Read the configuration, networks (on `device`, in eval mode) and checkpoint of the run `run`."""
     path = run / CHECKPOINT
     state = load_checkpoint(path)
-    config = Config.from_dict(state["config"])
+    try:
+        config = Config.from_dict(state["config"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    _require_shapes(path, config, state)
     networks = Networks.build(config)
     networks.restore(path, state)
     for network in networks.modules:

@@ -19,6 +19,8 @@ COLUMNS = ("epoch", *LOSSES, "auroc", "seconds")
 
 REFRESH = 0.5  # seconds between refreshes of the display on a terminal
 PLAIN_REFRESH = 30.0  # and between its lines elsewhere
+WARM_UP, ESTIMATED = 2, 12  # steps that say little of the others; after which the time is foretold
+LONG = 3600.0  # seconds, from which on one would like to know what takes less
 WRITE_INTERVAL = 5.0  # seconds at least between writings of history.csv
 
 
@@ -49,6 +51,14 @@ class History:
             self._written = now
 
 
+def _spoken(seconds: float) -> str:
+    """Say a time in the unit that suits it."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, round(seconds))} second(s)"
+
+
 def _cell(value: float | int | None) -> str:
     return f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)
 
@@ -57,10 +67,14 @@ class Display(Progress):
     """Epoch, step rate, time left and latest losses: a bar on a terminal, else a line at times.
 
     Reading a loss makes the CPU wait for the device, so it is done only when the display is due.
-    `steps` are those of an epoch. With `console` None (every process but the first) it does nothing.
+    `steps` are those of an epoch, `done` those of all epochs that were done before. With `console` None (every process but the first) it does nothing.
     """
 
-    def __init__(self, epochs: int, steps: int, epochs_done: int, console: Console | None) -> None:
+    def __init__(
+        self, epochs: int, steps: int, done: int, console: Console | None, advice: str = ""
+    ) -> None:
+        """Begin to count. advice: is said beside the time that training will take, if it is hours."""
+        self._advice, self._warm = advice, 0.0
         self._losses = ""
         self._bar = console is not None and console.is_terminal
         columns = [
@@ -75,9 +89,9 @@ class Display(Progress):
         )
         self._silent = console is None
         self._epochs, self._steps = epochs, steps
-        self._before = self._done = epochs_done * steps
+        self._before = self._done = done
         self._shown = self._begun = time.monotonic()
-        first = f"{epochs_done + 1}/{epochs}"
+        first = f"{done // steps + 1}/{epochs}"
         self.add_task("", total=epochs * steps, completed=self._done, epoch=first, pace="")
 
     def get_renderables(self) -> Any:
@@ -89,6 +103,8 @@ class Display(Progress):
         self._done += 1
         if self._silent:
             return
+        if self._done - self._before in (WARM_UP, ESTIMATED):
+            self._foretell(losses)
         now = time.monotonic()
         due = REFRESH if self._bar else PLAIN_REFRESH
         if now - self._shown < due and self._done < self._epochs * self._steps:
@@ -105,6 +121,20 @@ class Display(Progress):
         if not self._bar:
             text = f"epoch {epoch}  {pace}  {self._losses}"
             self.console.print(text, highlight=False, soft_wrap=True)
+
+    def _foretell(self, losses: Mapping[str, Tensor]) -> None:
+        """Say after the first steps how long the rest will take."""
+        torch.stack(list(losses.values())).tolist()  # a GPU may not have done them yet
+        now = time.monotonic()
+        if self._done - self._before == WARM_UP:
+            self._warm = now
+            return
+        left = self._epochs * self._steps - self._done
+        seconds = left * (now - self._warm) / (ESTIMATED - WARM_UP)
+        text = f"{left} steps to go, in about {_spoken(seconds)}"
+        if seconds >= LONG and self._advice:
+            text += f". {self._advice}"
+        self.console.print(text, highlight=False, soft_wrap=True)
 
     def _pace(self, seconds: float) -> str:
         """Say the rate over the whole run: rich's own is that of the last few seconds."""

@@ -53,7 +53,7 @@ MASKS = "_gt"  # ends the name of a clip's folder of masks
 
 @dataclass(frozen=True)
 class Video:
-    """Clips to learn from and clips to score, in natural order: a task, see `run.Task`.
+    """Clips to learn from and clips to score, in natural order: a task, see `task.Task`.
 
     labels: for each test clip bool (frames,), True where a frame is abnormal.
     label_source: the file or folder that says so.

@@ -14,11 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from daad.folder import METRICS
 from daad.io import read_json, write_atomically
 from daad.mvtec import Category, table_place
 from daad.network import CHECKPOINT
 from daad.report import BLUE, DPI, INK, ORANGE, PALE, calm, save_figure
-from daad.run import METRICS, Task
+from daad.task import Task
 from reproduction.figures import area_figure, pick_samples, reconstruction_figure, toy_figure
 from reproduction.records import Record, is_finished, run_folder
 from reproduction.scales import Scale

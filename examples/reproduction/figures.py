@@ -15,6 +15,7 @@ from torch.nn.functional import max_pool2d
 
 from blockmem import blockwise_memory, divide
 from daad.config import Config
+from daad.folder import read_settings
 from daad.io import UserError, read_csv
 from daad.masks import load_masks
 from daad.metrics import image_auroc
@@ -22,7 +23,6 @@ from daad.mvtec import Category
 from daad.network import load_networks
 from daad.pictures import Sample
 from daad.report import BLUE, INK, ORANGE, PALE, Layout, calm, picture_grid
-from daad.run import read_settings
 from daad.scoring import Raw, min_max, score_pictures
 
 TITLE, EDGE = 0.17, 0.12  # inches: each line of the titles, the other margins

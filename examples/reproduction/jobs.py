@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.console import Console
 
 from daad.classes import load_labelled, one_class
 from daad.config import Config
-from daad.io import OutOfTime, UserError
+from daad.folder import Hardware, require_resumable
+from daad.io import OutOfTime, UserError, alone_at
 from daad.machine import available_memory
 from daad.mvtec import Category, list_categories, load_category
 from daad.network import CHECKPOINT, Networks
-from daad.run import Hardware, Task, require_resumable, run
+from daad.run import run
+from daad.task import Task
 from daad.training import keep_weights
 from daad.video import load_video
 from reproduction.records import is_finished, run_folder
@@ -142,7 +144,7 @@ def train(job: Job, hardware: Hardware, deadline: float | None) -> None:
 
     Of a finished run only the weights are kept, without what more training would need.
     """
-    run(job.config, job.task, job.folder, hardware, resume=True, deadline=deadline)
+    run(job.config, job.task, job.folder, hardware, resume=job.folder.exists(), deadline=deadline)
     keep_weights(job.folder / CHECKPOINT)
 
 
@@ -259,12 +261,6 @@ def execute(
             failed.append(job)
         else:
             yield job
-
-
-def alone_at(path: Path) -> FileLock:
-    """Lock `path` while it is written; Timeout where another process does. It ends with its process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
 
 
 def require_one_process() -> None:

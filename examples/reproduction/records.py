@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from daad.config import PIXEL, Config
+from daad.folder import finished, read_settings
 from daad.frames import scaled
 from daad.io import UserError, read_csv, write_csv
 from daad.metrics import image_auroc
 from daad.mvtec import table_place
-from daad.run import finished, read_settings
 from reproduction.tables import SCORES
 
 SEED = "seed-"  # begins the name of a run's folder
@@ -76,7 +76,7 @@ class Record:
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
 # Fields of a configuration on which no result depends; without memories; without a discriminator.
-_SAY_NOTHING = ("evaluate_every", "checkpoint_every", "false_alarms")
+_SAY_NOTHING = ("evaluate_every", "false_alarms")
 _OF_MEMORIES = ("threshold", "renormalize", "memory_init")
 _OF_DISCRIMINATORS = (
     *("lambda_adv", "lambda_ali", "alignment_distance", "gan_loss"),

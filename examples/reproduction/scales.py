@@ -70,7 +70,7 @@ def training_bytes(config: Config) -> int:
 
 
 # A tenth of the paper's steps at ten times its learning rate, which must then come to rest.
-_SMALL: Choices = {"width": 16, "lr": 1e-3, "schedule": "cosine", "checkpoint_every": 5}
+_SMALL: Choices = {"width": 16, "lr": 1e-3, "schedule": "cosine"}
 _DIGITS: Choices = {"epochs": 5, "batch_size": 16, "temperature": 0.1, **_SMALL}
 # N and the first items were chosen on bottle: docs/reproduction.md, Table 3.
 _PHOTOGRAPHS: Choices = {

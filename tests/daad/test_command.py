@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused_with_code_2(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_script_ends_without_a_traceback() -> None:
-    assert configured("nothing", "--stop")[0] == Done("stopped", "", "")  # which Python prints
+    assert configured("nothing", "--stop")[0] == Done(130, "", "stopped\n")
 
 
 def test_help_names_the_choices_and_is_shown_where_nothing_is_asked() -> None:

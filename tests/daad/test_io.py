@@ -1,6 +1,6 @@
 import pytest
 
-from daad.io import write_atomically, write_csv, write_json
+from daad.io import clear_strays, write_atomically, write_csv, write_json
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -29,3 +29,14 @@ def test_text_formats(tmp_path):
     assert (tmp_path / "t.csv").read_text() == 'name,score\n"a,b",0.1\nc,\n'
     write_json(tmp_path / "t.json", {"ä": None})
     assert (tmp_path / "t.json").read_text() == '{\n  "\\u00e4": null\n}\n'
+
+
+def test_strays_of_killed_processes_are_cleared_and_nothing_else(tmp_path):
+    strays = [tmp_path / ".123.456.ckpt", tmp_path / "figures" / ".1.2.png", tmp_path / ".7.8"]
+    others = [tmp_path / name for name in (".gitignore", ".123.txt", "123.456.ckpt", ".a.1.ckpt")]
+    (tmp_path / "figures").mkdir()
+    for path in strays + others:
+        path.touch()
+    clear_strays(tmp_path)
+    assert not any(path.exists() for path in strays)
+    assert all(path.exists() for path in others)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from daad import run
+from daad import folder as folder_module
+from daad.folder import Hardware, write_settings
 from daad.io import save_checkpoint
 from daad.network import CHECKPOINT
-from daad.run import Hardware, write_settings
 from tests.helpers.training_runs import config
 
 
@@ -16,7 +16,7 @@ def note(
     folder: Path, device: str, patch: pytest.MonkeyPatch, *, epoch: int = 0, resume: bool = True
 ) -> str:
     """The name in config.json when the run, `epoch` of 2 epochs old, goes on with `device`."""
-    patch.setattr(run, "device_name", lambda _: device)
+    patch.setattr(folder_module, "device_name", lambda _: device)
     save_checkpoint(
         folder / CHECKPOINT, {"config": config().to_dict(), "epoch": epoch, "generator": {}}
     )

@@ -14,8 +14,9 @@ from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn import functional
 
-from daad import training
+from daad import stopping, training
 from daad.io import UserError, load_checkpoint
+from daad.learner import Learner
 from daad.machine import start_fabric
 from daad.network import CHECKPOINT, Networks, load_networks
 from daad.scoring import score_pictures
@@ -45,7 +46,7 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
     trainer = Trainer(c, start_fabric("cpu", 1, 1, "32"), tmp_path, None)
     g, d = copy.deepcopy(trainer.networks.generator), copy.deepcopy(trainer.networks.discriminator)
     x = FakePictures(4).values
-    got = trainer._step(x)
+    got = trainer.learner.step(x)
 
     def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
         difference = (a - b).flatten(1)
@@ -101,9 +102,11 @@ def test_step_is_eq_3_and_the_discriminators_own_loss(
 def test_generator_step_leaves_the_discriminator_alone(tmp_path: Path) -> None:
     trainer = Trainer(config(variant="daad+"), start_fabric("cpu", 1, 1, "32"), tmp_path, None)
     x = FakePictures(4).values
-    trainer._discriminator_step(x, trainer.networks.generator(x).detach())
+    trainer.learner._discriminator_step(x, trainer.networks.generator(x).detach())
     before = [p.grad.clone() for p in trainer.networks.discriminator.parameters()]
-    losses = trainer._judge(trainer.networks.discriminator, x, trainer.networks.generator(x))
+    losses = trainer.learner._judge(
+        trainer.networks.discriminator, x, trainer.networks.generator(x)
+    )
     (losses["adversarial"] + losses["alignment"]).backward()
     for parameter, grad in zip(trainer.networks.discriminator.parameters(), before, strict=True):
         assert parameter.requires_grad
@@ -122,13 +125,13 @@ def test_pictures_are_mirrored_only_as_asked(
 ) -> None:
     pictures = FakePictures(40)
     seen: list[Tensor] = []
-    step = Trainer._step
+    step = Learner.step
 
-    def note(trainer: Trainer, x: Tensor) -> dict[str, Tensor]:
+    def note(learner: Learner, x: Tensor) -> dict[str, Tensor]:
         seen.extend(x.clone())
-        return step(trainer, x)
+        return step(learner, x)
 
-    monkeypatch.setattr(Trainer, "_step", note)
+    monkeypatch.setattr(Learner, "step", note)
     choices = {"variant": "ae", "epochs": 1, "flips": flips, "statistics": "running"}
     train(config(**choices), pictures, tmp_path, device="cpu")
     order = [index for batch in pictures.asked for index in batch]
@@ -212,32 +215,39 @@ def test_training_on_a_gpu(precision: str, tmp_path: Path) -> None:
     assert float(rows[-1]["reconstruction"]) < float(rows[0]["reconstruction"])
 
 
-def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Spoilt(FakePictures):
         def batch(self, indices: Tensor, device: torch.device) -> Tensor:
             x = super().batch(indices, device)
-            return x * float("nan") if len(self.asked) > 4 else x  # from epoch 3 on
+            return x * float("nan") if len(self.asked) > 2 else x  # from epoch 3 on
 
-    c = config(epochs=5, checkpoint_every=1)
+    monkeypatch.setattr(stopping, "SAVE_EVERY", 0)
+    c = config(epochs=5)
     with pytest.raises(UserError, match=r"epoch 3: .*reconstruction.*--lr.*last good checkpoint"):
-        train(c, Spoilt(), tmp_path, device="cpu")
+        train(c, Spoilt(4), tmp_path, device="cpu")
     assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 2
 
 
 def test_weights_that_are_not_finite_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = Trainer._update
+    update = Learner._update
+    steps = 0
 
-    def spoil(self: Trainer, name: str, loss: Tensor) -> None:
+    def spoil(self: Learner, name: str, loss: Tensor) -> None:
+        nonlocal steps
         update(self, name, loss)
-        if self.epoch == 1:
+        steps += 1
+        if steps == 2:  # the one of the second epoch
             with torch.no_grad():
                 self.networks.generator.head[2].bias.fill_(float("inf"))
 
-    monkeypatch.setattr(Trainer, "_update", spoil)
+    monkeypatch.setattr(Learner, "_update", spoil)
+    monkeypatch.setattr(stopping, "SAVE_EVERY", 0)
     with pytest.raises(UserError, match=r"epoch 2: .*generator's weights"):
-        train(config(checkpoint_every=1), FakePictures(4), tmp_path, device="cpu")
+        train(config(), FakePictures(4), tmp_path, device="cpu")
     assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 1
 
 
@@ -262,10 +272,11 @@ import torch
 from tests.helpers.training_runs import FakePictures, config
 from daad import training
 
-def keep(self, **choices):
-    weights = torch.cat([p.detach().flatten() for m in self.modules.values() for p in m.parameters()])
+def keep(self, *watch):
+    modules = self.learner.modules.values()
+    weights = torch.cat([p.detach().flatten() for m in modules for p in m.parameters()])
     torch.save(weights, {out!r} + f"/weights-{{self.fabric.global_rank}}.pt")
-    original(self, **choices)
+    original(self, *watch)
 
 original, training.Trainer._keep = training.Trainer._keep, keep
 c = config(variant="daad+", epochs=3, evaluate_every=1, **{choices!r})

@@ -1,19 +1,25 @@
 """Checkpoints: whole and plain, continued from exactly, refused where they are broken."""
 
 import shutil
+import signal
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from daad import training
 from daad.config import Config
-from daad.io import UserError, load_checkpoint, save_checkpoint
-from daad.network import CHECKPOINT, Discriminator, Generator, load_networks
+from daad.io import Interrupted, UserError, load_checkpoint, save_checkpoint
+from daad.learner import Learner
+from daad.network import CHECKPOINT, Discriminator, Generator, Networks, load_networks
 from daad.training import keep_weights, train
+from tests.helpers.picture_files import one_line
 from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
 
@@ -110,15 +116,83 @@ def test_load_models_without_a_discriminator(tmp_path: Path) -> None:
     assert load_networks(tmp_path)[1].discriminator is None
 
 
-@pytest.mark.parametrize(("every", "epochs"), [(2, [2, 4, 5]), (0, [5])])
-def test_checkpoints_come_when_asked_and_at_the_end(
-    every: int, epochs: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_checkpoints_come_by_the_clock_and_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A minute a step, of which there are two an epoch."""
     saved = []
-    monkeypatch.setattr(training, "save_checkpoint", lambda _, state: saved.append(state["epoch"]))
-    c = config(variant="ae", epochs=5, checkpoint_every=every)
-    train(c, FakePictures(2), tmp_path, device="cpu")
-    assert saved == epochs
+    now = 0.0
+    step = Learner.step
+
+    def minute(learner: Learner, x: Tensor) -> dict[str, Tensor]:
+        nonlocal now
+        now += 60
+        return step(learner, x)
+
+    def note(_: Path, state: dict[str, Any]) -> None:
+        saved.append((state["epoch"], state["step"]))
+
+    monkeypatch.setattr(Learner, "step", minute)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(training, "save_checkpoint", note)
+    train(config(variant="ae", epochs=6), FakePictures(6), tmp_path, device="cpu")
+    assert saved == [(2, 1), (5, 0), (6, 0)]
+
+
+def step_and_signal(patch: pytest.MonkeyPatch, at: int, number: int) -> None:
+    """Let a signal arrive during this step, counted from 1."""
+    count = 0
+    step = Learner.step
+
+    def signalled(learner: Learner, x: Tensor) -> dict[str, Tensor]:
+        nonlocal count
+        count += 1
+        if count == at:
+            signal.raise_signal(number)
+        return step(learner, x)
+
+    patch.setattr(Learner, "step", signalled)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("at", [1, 2, 3])  # in the middle of an epoch, at its end, after it
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_signal_saves_the_step_at_hand_and_nothing_is_lost(
+    number: int, at: int, schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c = config(variant="daad+", epochs=3, schedule=schedule)
+    train(c, FakePictures(), tmp_path / "whole", device="cpu")
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        step_and_signal(patch, at, number)
+        with pytest.raises(Interrupted, match="--resume goes on") as caught:
+            train(c, FakePictures(), tmp_path / "cut", device="cpu")
+    assert caught.value.number == number
+    assert signal.getsignal(number) == before
+    state = load_checkpoint(tmp_path / "cut" / CHECKPOINT)
+    assert 2 * state["epoch"] + state["step"] == at
+    torch.manual_seed(99)
+    train(c, FakePictures(), tmp_path / "cut", device="cpu", resume=True)
+    whole, cut = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "cut"))
+    assert_same(cut, whole)
+    histories = [read_history(tmp_path / name) for name in ("whole", "cut")]
+    for one, other in zip(*histories, strict=True):
+        assert one | {"seconds": ""} == other | {"seconds": ""}
+
+
+def test_a_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Learner.step
+
+    def twice(learner: Learner, x: Tensor) -> dict[str, Tensor]:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return step(learner, x)
+
+    monkeypatch.setattr(Learner, "step", twice)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(config(), FakePictures(), tmp_path, device="cpu")
+    assert not isinstance(caught.value, Interrupted)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_weights_alone_are_judged_and_not_trained_on(trained: Path, tmp_path: Path) -> None:
@@ -143,7 +217,7 @@ def test_finished_run_has_nothing_left(trained: Path, capsys: pytest.CaptureFixt
 
 
 def test_resume_names_the_settings_that_differ(trained: Path) -> None:
-    other = config(variant="daad+", lr=1e-3, num_items=6, checkpoint_every=7, epochs=9)
+    other = config(variant="daad+", lr=1e-3, num_items=6, evaluate_every=7, epochs=9)
     with pytest.raises(UserError, match=r"num-items \(was 5, now 6\), lr \(was 0.002, now 0.001\)"):
         train(other, FakePictures(), trained, device="cpu", resume=True)
 
@@ -179,3 +253,37 @@ def test_weights_that_do_not_fit_are_named(trained: Path, tmp_path: Path) -> Non
     save_checkpoint(tmp_path / CHECKPOINT, state)
     with pytest.raises(UserError, match="weights do not fit"):
         load_networks(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("num_items", 10**9), ("width", 10**9), ("num_items", 2.5), ("num_items", True)),
+        *(("precision", "99"), ("variant", "vae"), ("lr", float("nan")), ("lr", "fast")),
+        *(("division", (8, 8)), ("division", [8, "8", 1]), ("division", "all"), ("levels", 40)),
+        *(("epochs", None), ("image_size", -32), ("renormalize", 1), ("seed", 2**70)),
+    ],
+)
+def test_a_damaged_configuration_is_refused_before_memory_is_taken(
+    name: str, value: object, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = load_checkpoint(trained / CHECKPOINT)
+    save_checkpoint(tmp_path / CHECKPOINT, state | {"config": state["config"] | {name: value}})
+    build = Networks.build
+
+    def on_meta(c: Config) -> Networks:
+        networks = build(c)
+        assert networks.device.type == "meta", "memory is taken"
+        return networks
+
+    monkeypatch.setattr(Networks, "build", on_meta)
+    assert "checkpoint.ckpt" in one_line(lambda: load_networks(tmp_path))
+
+
+@pytest.mark.parametrize("content", [None, [], "daad", {"variant": ["daad"]}, {"colour": "red"}])
+def test_what_is_no_configuration_is_refused(
+    content: object, trained: Path, tmp_path: Path
+) -> None:
+    state = load_checkpoint(trained / CHECKPOINT)
+    save_checkpoint(tmp_path / CHECKPOINT, state | {"config": content})
+    assert "configuration" in one_line(lambda: load_networks(tmp_path))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import daad_minimal
 from daad.config import Config
 from daad.drawn import make_dataset
+from daad.learner import Learner
 from daad.machine import start_fabric
 from daad.metrics import image_auroc
 from daad.mvtec import load_category
@@ -57,7 +58,7 @@ def test_the_weights_and_three_steps_are_the_applications(variant: str, tmp_path
     random = torch.Generator().manual_seed(0)
     for _ in range(3):
         x = torch.rand(4, 3, SIZE, SIZE, generator=random, dtype=torch.float64) * 2 - 1
-        own, theirs = daad_minimal.train_step(g, d, adams, x), trainer._step(x)
+        own, theirs = daad_minimal.train_step(g, d, adams, x), trainer.learner.step(x)
         assert len(own) == (4 if variant == "daad+" else 1)
         assert_close(own, theirs, rtol=0, atol=1e-5, check_dtype=False)
 
@@ -68,12 +69,12 @@ def test_a_training_sees_the_applications_batches(
     """Two epochs of a batch and a picture, in the same order, with the same flips."""
     config = configured("daad", epochs=2)
     seen: list[list[Tensor]] = [[], []]
-    steps = daad_minimal.train_step, Trainer._step
+    steps = daad_minimal.train_step, Learner.step
     monkeypatch.setattr(
         daad_minimal, "train_step", lambda *given: seen[0].append(given[-1]) or steps[0](*given)
     )
     monkeypatch.setattr(
-        Trainer, "_step", lambda *given: seen[1].append(given[-1]) or steps[1](*given)
+        Learner, "step", lambda *given: seen[1].append(given[-1]) or steps[1](*given)
     )
     learned = PictureFiles(sorted((category / "train" / "good").iterdir()), SIZE)
     train(config, learned, tmp_path, device="cpu")

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import daad_mvtec
 from daad.config import Config
 from daad.drawn import make_dataset
-from daad.run import finished
+from daad.folder import finished
 from tests.helpers.scripts import call, misused, refused, table
 
 # Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
@@ -262,6 +265,56 @@ def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
     other = script(*common, "--resume", "--variant", "daad+", "--seed", 9, cwd=tmp_path)
     refused(other, "cannot go on with other settings", "seed")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_two_processes_at_one_run_are_refused(trained, data, tmp_path):
+    common = ("train", "--root", data, "--category", "gear", "--out", tmp_path, *TINY.split())
+    with FileLock(tmp_path / ".gear.lock"):
+        refused(script(*common, cwd=tmp_path), "gear: another process is at this run")
+        assert not (tmp_path / "gear").exists()
+    assert script(*common, cwd=tmp_path).returncode == 0
+
+
+def test_resume_says_what_it_goes_on_from(trained, data, tmp_path):
+    common = ("train", "--root", data, "--category", "gear", "--out", tmp_path / "out")
+    common = (*common, "--resume", *TINY.split())
+    done = script(*common, cwd=tmp_path)
+    assert "no checkpoint to go on from, so training starts at the beginning" in done.stderr
+    run = tmp_path / "out" / "gear"
+    (run / ".77.88.ckpt").touch()
+    settings = json.loads((run / "config.json").read_text())
+    settings["versions"]["torch"] = "1.0"
+    (run / "config.json").write_text(json.dumps(settings))
+    done = script(*common, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "began with other versions (torch 1.0, now " in done.stderr
+    assert "nothing left to train" in done.stderr
+    assert not (run / ".77.88.ckpt").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_end_goes_on_later(data, tmp_path):
+    command = [sys.executable, str(SCRIPT), "train", "--root", str(data), "--category", "gear"]
+    command += [*SMALL.split(), "--preset", "paper", "--epochs", "100000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs" / "daad" / "gear"
+    while not (run / "history.csv").exists():  # it trains
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command with --resume goes on" in error
+    before = torch.load(run / "checkpoint.ckpt", weights_only=True)["epoch"]
+    process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stderr=subprocess.PIPE)
+    while len(table(run / "history.csv")) < before + 2:
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGINT
+    epochs = [int(row["epoch"]) for row in table(run / "history.csv")]
+    assert epochs == list(range(1, len(epochs) + 1))
 
 
 def test_what_is_no_run_is_refused(tmp_path):

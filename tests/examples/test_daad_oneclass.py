@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 import daad_oneclass
+from daad import stopping
 from daad.config import Config
+from daad.folder import finished
 from daad.io import UserError
-from daad.run import finished
 from tests.helpers.labelled_files import write_cifar10, write_mnist
 from tests.helpers.scripts import call, misused, refused, table
 from tests.helpers.training_runs import break_off
@@ -151,11 +152,12 @@ def test_cifar10_by_name_and_with_choices(tmp_path, monkeypatch):
 def test_what_was_interrupted_goes_on(mnist, tmp_path, monkeypatch):
     """0 is finished, 5 breaks off between two checkpoints, 8 has not begun."""
     common = ("--root", mnist, "--dataset", "mnist", *TINY.split(), "--epochs", 3)
-    common = (*common, "--checkpoint-every", 1, "--classes")
+    common = (*common, "--classes")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert train(*common, "0,5,8", "--out", whole).returncode == 0
 
     with monkeypatch.context() as patch:
+        patch.setattr(stopping, "SAVE_EVERY", 0)
         break_off(patch, epoch=6)
         assert train(*common, "0,5,8", "--out", broken).returncode != 0
     assert [row["class"] for row in table(broken / "results.csv")] == ["0", "mean"]

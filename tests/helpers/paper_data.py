@@ -16,10 +16,11 @@ import torch
 
 import reproduce
 from daad.drawn import make_dataset
+from daad.folder import Hardware, write_settings
 from daad.io import save_checkpoint
 from daad.network import CHECKPOINT, Networks
 from daad.progress import History
-from daad.run import Hardware, evaluate, fit_reference, write_settings
+from daad.run import evaluate, fit_reference
 from reproduction.jobs import Job, Train
 from reproduction.scales import SCALES, Scale
 from reproduction.tables import PAPER, Paper

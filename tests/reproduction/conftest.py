@@ -14,7 +14,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_collection(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def without_reports() -> object:
     """Leave out what a run of photographs draws: it is tested elsewhere, and takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:

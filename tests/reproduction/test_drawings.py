@@ -11,10 +11,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from daad.folder import METRICS, Hardware, write_settings
 from daad.io import save_checkpoint, write_csv, write_json
 from daad.mvtec import Category, load_category
 from daad.network import CHECKPOINT, Generator
-from daad.run import METRICS, Hardware, Task, write_settings
+from daad.task import Task
 from reproduction import drawings
 from reproduction.drawings import Drawer, Series, curve_figure
 from reproduction.records import Record, choices_of, collect, run_folder

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from daad.config import Config
+from daad.folder import Hardware, write_settings
 from daad.io import UserError, save_checkpoint, write_csv
 from daad.mvtec import Category, load_category
 from daad.network import CHECKPOINT, Generator, load_networks
 from daad.report import BLUE, INK, ORANGE, save_figure
-from daad.run import Hardware, write_settings
 from reproduction.drawings import Series, curve_figure
 from reproduction.figures import area_figure, pick_samples, reconstruction_figure
 
