@@ -182,14 +182,16 @@ def predict_pictures(
 
 def _show_predictions(summary: Summary, out: Path, *, heatmaps: bool) -> None:
     total = summary.counts.total()
-    table = Table("picture", "score", "p", "verdict", title="The highest scores")
+    table = Table("picture", title="The highest scores")
+    for heading in ("score", "p", "verdict"):
+        table.add_column(heading, justify="left" if heading == "verdict" else "right")
     for row in summary.highest:
         table.add_row(row.path, f"{row.score:.2f}", f"{row.p:.3f}", row.verdict)
     console.print(table)
     threshold = summary.threshold
     console.print(
         f"{summary.counts[ANOMALOUS]} of {total} pictures are anomalous: their scores are above "
-        f"{threshold.value:.2f}, as at most {threshold.rate:.2%} of normal pictures' are."
+        f"{threshold.value:.2f}, which at most {100 * threshold.rate:.3g} % of normal pictures reach."
     )
     console.print(summary.words)
     where = f", where to look: {out / 'heatmaps'}" if heatmaps else ""

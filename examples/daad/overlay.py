@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from daad.io import write_atomically
+from daad.masks import Mask
 
 HEAT = "magma"  # perceptually uniform: an equal step in score is an equal step in lightness
 OUTLINE = (0, 229, 255)  # of what is anomalous: a colour that neither the map nor most parts have
@@ -34,10 +35,15 @@ def blend(picture: Image.Image, scores: Tensor, threshold: float) -> Image.Image
     heat = colormaps[HEAT](shares, bytes=True)[..., :3]
     strength = (STRONGEST * shares)[..., None]
     mixed = np.asarray(picture) * (1 - strength) + heat * strength
-    above = large > threshold
-    inner = ndimage.binary_erosion(above, iterations=max(1, min(width, height) // LINE))
-    mixed[above & ~inner] = OUTLINE
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    return outlined(Image.fromarray(mixed.round().astype(np.uint8)), large > threshold)
+
+
+def outlined(picture: Image.Image, mask: Mask) -> Image.Image:
+    """Draw the inner border of `mask` (h, w) into a copy of a picture of that size."""
+    inner = ndimage.binary_erosion(mask, iterations=max(1, min(picture.size) // LINE))
+    pixels = np.array(picture)
+    pixels[mask & ~inner] = OUTLINE
+    return Image.fromarray(pixels)
 
 
 def write_scale(path: Path, threshold: float) -> None:

@@ -10,22 +10,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader
+from matplotlib import colormaps
 from PIL import Image
 
 from daad.config import Config
 from daad.findings import Findings, remarks
 from daad.io import printable, read_csv, read_json, write_text
-from daad.overlay import blend
+from daad.overlay import HEAT, blend, outlined
 from daad.pictures import to_bytes
+from daad.report import pick_rows
 from daad.verdict import ANOMALOUS
 
-FIGURES = {
-    "How the scores lie": ("scores", "roc"),
-    "What the network makes of typical pictures": ("reconstructions",),
-    "Training": ("history",),
-}
+FIGURES = {"How the scores lie": ("scores", "roc"), "Training": ("history",)}
 ROWS = 5  # pictures in each list of the page
 THUMBNAIL = 160  # pixels
 
@@ -40,6 +39,15 @@ class Shown:
     p: float
     verdict: str
     image: str
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A typical picture and what the network makes of it; `images` are addresses by their heading."""
+
+    defect: str
+    score: float
+    images: Mapping[str, str]
 
 
 def write_report(
@@ -64,6 +72,7 @@ def write_report(
         settings=config.to_dict(),
         figures=figures,
         lists={} if found is None else picture_lists(found),
+        rebuilt=[] if found is None else typical_pictures(found),
         made=_made(folder),
     )
     write_text(folder / "report.html", page)
@@ -104,15 +113,45 @@ def picture_lists(found: Findings) -> dict[str, list[Shown]]:
     }
 
 
+def typical_pictures(found: Findings) -> list[Rebuilt]:
+    """Pick typical pictures, as `pick_rows` says: each beside its reconstruction, error and true defect."""
+    rows = pick_rows(found.samples, found.scores)
+    errors = found.raw.error_maps[rows].numpy()
+    shares = (errors / (float(np.percentile(errors, 99.5)) or 1.0)).clip(0, 1)
+    shown = []
+    for row, index in enumerate(rows):
+        picture = _picture(found, index)
+        rebuilt = found.raw.reconstructions[index].permute(1, 2, 0).numpy()
+        images = {
+            "input": picture,
+            "reconstruction": Image.fromarray(rebuilt),
+            "squared error": Image.fromarray(colormaps[HEAT](shares[row], bytes=True)[..., :3]),
+        }
+        mask, known = (one[index] for one in found.truth)
+        if found.samples[index].label and known:
+            images["true defect"] = outlined(picture, mask.numpy())
+        addresses = {name: _thumbnail(image) for name, image in images.items()}
+        defect, score = found.samples[index].defect, found.scores[index].item()
+        shown.append(Rebuilt(defect, score, addresses))
+    return shown
+
+
+def _picture(found: Findings, index: int) -> Image.Image:
+    x = found.pictures.batch(torch.tensor([index]), "cpu")[0]
+    return Image.fromarray(to_bytes(x).permute(1, 2, 0).numpy())
+
+
+def _thumbnail(image: Image.Image) -> str:
+    data = BytesIO()
+    image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC).save(data, "JPEG", quality=88)
+    return _address(data.getvalue(), "jpeg")
+
+
 def _shown(found: Findings, index: int, p: float, verdict: str) -> Shown:
     sample, score = found.samples[index], found.scores[index].item()
-    x = found.pictures.batch(torch.tensor([index]), "cpu")[0]
-    picture = Image.fromarray(to_bytes(x).permute(1, 2, 0).numpy())
-    picture = picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
+    picture = _picture(found, index).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC)
     assert found.threshold is not None, "no threshold"
-    data = BytesIO()
-    blend(picture, found.maps[index], found.threshold.value).save(data, "JPEG", quality=88)
-    address = _address(data.getvalue(), "jpeg")
+    address = _thumbnail(blend(picture, found.maps[index], found.threshold.value))
     return Shown(printable(sample.name), sample.defect, score, p, verdict, address)
 
 

@@ -26,6 +26,7 @@ INK, PALE = "#26323d", "#8a949e"
 DPI = 144
 MAX_ROWS = 10  # of the reconstructions: a good picture and up to nine defects
 PLOT = (4.4, 4.0)  # inches
+SPAN = 30  # times the lowest score, from which on the axis of scores is logarithmic
 
 
 def save_figure(path: Path, figure: Figure, dpi: int = DPI, description: str = "") -> None:
@@ -181,7 +182,11 @@ def histogram(scores: Tensor, labels: Tensor, threshold: float | None = None) ->
     """
     values, anomalous = scores.numpy(), labels.bool().numpy()
     count = int(np.clip(2 * np.sqrt(len(values)), 10, 50))
-    edges = np.histogram_bin_edges(values, bins=count).tolist()
+    low, high = values.min(), values.max()
+    # Deviations may be thousands: on a linear axis all good ones would be in one bin.
+    wide = low > 0 and high > SPAN * low
+    bins = np.geomspace(low, high, count + 1) if wide else count
+    edges = np.histogram_bin_edges(values, bins=bins).tolist()
     figure = Figure(figsize=PLOT, facecolor="white", layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     kinds = [(values[~anomalous], BLUE, "good"), (values[anomalous], ORANGE, "anomalous")]
@@ -199,6 +204,9 @@ def histogram(scores: Tensor, labels: Tensor, threshold: float | None = None) ->
         panels[0].text(
             threshold, 1.0, " threshold", transform=place, fontsize=8, color=INK, va="top"
         )
+    if wide:
+        panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     panels[1].set_xlabel("anomaly score", fontsize=9, color=INK)
     return figure
 
@@ -223,12 +231,10 @@ def roc(scores: Tensor, labels: Tensor) -> Figure:
 def losses_by_epoch(history: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw each loss in a panel, logarithmic where one falls by much."""
     names = [name for name in LOSSES if history[0][name] is not None]
-    columns = min(2, len(names))
-    rows = -(-len(names) // columns)
-    figure = Figure(figsize=(2 * PLOT[0], 2.6 * rows), facecolor="white", layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in panels[len(names) :]:
-        axes.remove()
+    # One above the other, so that the words can be read on a phone.
+    size = (PLOT[0], 2.2 * len(names))
+    figure = Figure(figsize=size, facecolor="white", layout="constrained")
+    panels = figure.subplots(len(names), squeeze=False).flatten()
     epochs = [entry["epoch"] for entry in history]
     for axes, name in zip(panels, names, strict=False):
         values = [entry[name] for entry in history]

@@ -119,7 +119,7 @@ class Reference(NamedTuple):
         if threshold.rate > threshold.asked:
             said += (
                 f" A false-alarm rate of {threshold.asked:.2g} would need "
-                f"{math.ceil(1 / threshold.asked - 1e-9) - 1}; {threshold.rate:.2g} is used."
+                f"{math.ceil(1 / threshold.asked - 1e-9) - 1} of them; {threshold.rate:.2g} is used."
             )
         elif count < FEW:
             said += " They are few: the true rate may be far from it."

@@ -1,4 +1,4 @@
-"""Figures that show something and a page that says what was measured, safely."""
+"""Figures that show something."""
 
 from collections import Counter
 from pathlib import Path
@@ -9,12 +9,9 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from daad.config import Config
-from daad.findings import Findings
 from daad.metrics import operating_points
 from daad.overlay import HEAT
-from daad.page import write_report
-from daad.pictures import Sample, to_bytes
+from daad.pictures import to_bytes
 from daad.report import (
     MAX_ROWS,
     draw_figures,
@@ -24,53 +21,7 @@ from daad.report import (
     reconstructions,
     roc,
 )
-from daad.scoring import Raw
-from tests.helpers.stand_ins import TensorPictures
-
-METRICS: dict[str, Any] = {
-    "variant": "daad+",
-    "category": "bottle",
-    "epoch": 1000,
-    "scaling": "test",
-    "even_light": False,
-    "kind": "defect",
-    "image_auroc": 0.97531,
-    "image_auroc_interval": [0.91, 0.99],
-    "image_auroc_eq7": 0.91357,
-    "image_auroc_brightness": 0.45397,
-    "pixel_auroc": None,
-    "counts": {"good": 20, "anomalous": 63, "masks": 61},
-    "verdict": None,
-    "baselines": {"PCA 50": 0.9543},
-    "defects": {"broken_large": {"count": 20, "image_auroc": 0.98765, "flagged": 0.85}},
-}
-
-
-def make_samples(counts: dict[str, int], mask: Path | None = None) -> list[Sample]:
-    return [
-        Sample(
-            Path(f"bottle/test/{defect}/{index}.png"), defect, None if defect == "good" else mask
-        )
-        for defect, count in counts.items()
-        for index in range(count)
-    ]
-
-
-def make_findings(counts: dict[str, int], *, masks: bool = True) -> Findings:
-    samples = make_samples(counts, Path("mask.png") if masks else None)
-    n, size = len(samples), 16
-    random = torch.Generator().manual_seed(0)
-    x = torch.rand(n, 3, size, size, generator=random) * 2 - 1
-    error_maps = torch.rand(n, size, size, generator=random)
-    labels = torch.tensor([sample.label for sample in samples])
-    marked = torch.zeros(n, size, size, dtype=torch.bool)
-    marked[labels == 1, 4:8, 4:8] = masks
-    reconstruction = torch.rand(n, generator=random, dtype=torch.float64) + labels
-    pixels = (x * 100 + 128).to(torch.uint8)
-    raw = Raw(reconstruction, None, error_maps, error_maps, pixels, torch.rand(n, generator=random))
-    found = Findings(samples, TensorPictures(x), raw, reconstruction, "defect")
-    found.truth = (marked, (labels == 0) | masks)  # in place of what the files of masks say
-    return found
+from tests.helpers.made_findings import make_findings, make_samples
 
 
 def history_rows(**losses: list[float]) -> list[dict[str, Any]]:
@@ -172,6 +123,17 @@ def test_the_histogram_counts_both_kinds_in_the_same_bins() -> None:
     assert above.patches[0].get_facecolor() != below.patches[0].get_facecolor()
 
 
+def test_scores_that_span_much_are_on_a_logarithmic_axis() -> None:
+    """Else one glaring defect would put all good pictures into one bin."""
+    scores = torch.tensor([2.0, 3.0, 4.0, 5.0, 40.0, 3000.0])
+    above, below = histogram(scores, torch.tensor([0, 0, 0, 0, 1, 1]), 6.0).axes
+    assert below.get_xscale() == "log"
+    assert sum(bar.get_height() > 0 for bar in above.patches) > 1
+    assert sum(bar.get_height() for bar in below.patches) == 2
+    above, _ = histogram(scores - 3, torch.tensor([0, 0, 0, 0, 1, 1])).axes  # some are negative
+    assert above.get_xscale() == "linear"
+
+
 def test_the_roc_figure_shows_the_curve_with_its_area() -> None:
     found = make_findings({"good": 20, "hole": 40})
     (axes,) = roc(found.scores, found.labels).axes
@@ -213,73 +175,3 @@ def test_figures_are_drawn_and_names_are_text_and_not_formulas(tmp_path: Path) -
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["reconstructions.png", "roc.png", "scores.png"]
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
-
-
-# The page
-
-
-def page_of(run: Path, metrics: dict[str, Any]) -> str:
-    write_report(run, metrics, Config(variant="daad+").resolve())
-    return (run / "report.html").read_text(encoding="utf-8")
-
-
-def test_page_says_what_was_measured(tmp_path) -> None:
-    page = page_of(tmp_path, METRICS)
-    assert "<h1>DAAD+ on bottle</h1>" in page
-    assert "20 good and 63 anomalous pictures; the defect is marked in 61" in page
-    assert "<b>0.975</b>image AUROC (bootstrap interval 0.910 to 0.990)" in page
-    assert "<tr><td>the paper&#39;s Eq. 7</td><td>0.914</td></tr>" in page.replace("'", "&#39;")
-    assert "<tr><td>PCA 50, no network</td><td>0.954</td></tr>" in page
-    assert "<b>\N{EN DASH}</b>pixel AUROC" in page
-    row = "<td>broken_large</td><td>20</td><td>85.0 %</td><td>0.988</td>"
-    assert row in page
-    assert "<dt>division</dt><dd>8, 8, 1</dd>" in page
-    assert "<dt>lr</dt><dd>0.0002</dd>" in page
-    assert "oracle" not in page
-
-
-def test_page_says_where_light_was_made_even(tmp_path) -> None:
-    write_report(tmp_path, METRICS, Config())
-    assert "as bright as" not in (tmp_path / "report.html").read_text(encoding="utf-8")
-    write_report(tmp_path, METRICS | {"even_light": True}, Config())
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "as bright as the training pictures" in page
-
-
-def test_page_without_masks_speaks_of_none(tmp_path) -> None:
-    classes = {"3": {"count": 20, "image_auroc": 0.98765}}
-    counts = {"good": 20, "anomalous": 63, "masks": 0}
-    page = page_of(tmp_path, METRICS | {"kind": "class", "counts": counts, "defects": classes})
-    assert "20 good and 63 anomalous pictures." in page
-    assert "<th>class</th><th>pictures</th><th>found</th><th>image AUROC</th></tr>" in page
-    assert "<tr><td>3</td><td>20</td><td>\N{EN DASH}</td><td>0.988</td></tr>" in page
-    assert "defect" not in page
-    assert "pixel AUROC" not in page
-
-
-def test_page_labels_the_oracle(tmp_path) -> None:
-    oracle = {"oracle_image_auroc_eq7": 0.99123, "oracle_epoch": 640, "oracle_note": ""}
-    page = page_of(tmp_path, METRICS | oracle)
-    assert "oracle: Eq. 7 at epoch 640" in page
-    assert "<td>0.991</td>" in page
-    assert "chosen on the test set" in page
-
-
-def test_page_escapes_names(tmp_path) -> None:
-    bad = '<script>alert("x")</script>&{0}'
-    defects = {bad: {"count": 1, "image_auroc": 0.5}}
-    page = page_of(tmp_path, METRICS | {"category": bad, "defects": defects})
-    assert "<script" not in page
-    escaped = "&lt;script&gt;alert(&#34;x&#34;)&lt;/script&gt;&amp;{0}"
-    assert f"<td>{escaped}</td>" in page
-    assert f"<title>DAAD+ on {escaped}</title>" in page
-
-
-def test_page_holds_the_figures_there_are(tmp_path) -> None:
-    draw_figures(tmp_path / "figures", make_findings({"good": 2, "hole": 2}))
-    page = page_of(tmp_path, METRICS)
-    for name in ("reconstructions", "scores", "roc"):
-        assert f'alt="{name}"' in page
-    assert page.count("data:image/png;base64,") == 3
-    assert 'src="figures' not in page  # one file, that can be sent
-    assert "<h2>Training</h2>" not in page

@@ -57,5 +57,5 @@ def test_few_normal_pictures_are_said() -> None:
     few = reference_of(torch.arange(6))
     words = few.words(few.threshold(0.01))
     assert "6 normal picture(s) held out" in words
-    assert "would need 99; 0.14 is used" in words
+    assert "would need 99 of them; 0.14 is used" in words
     assert "trained on" in reference_of(torch.arange(99), "train").words(few.threshold(0.5))
