@@ -38,7 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
     },
 }
 # What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
-RESUMABLE = ("epochs", "evaluate_every")
+RESUMABLE = ("epochs", "patience", "evaluate_every")
 # What a number must be, in code and in words.
 _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
@@ -48,7 +48,7 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
         (
             *("lambda_rec", "lambda_adv", "lambda_ali", "threshold"),
-            "evaluate_every",
+            *("patience", "evaluate_every"),
         ),
         (lambda value: value >= 0, "must be at least 0, and finite"),
     ),
@@ -137,6 +137,8 @@ class Config:
     """Of weights, order and flips."""
     precision: Literal["32", "bf16", "16"] = "32"
     """32, or automatic mixed precision in bf16 or 16."""
+    patience: int = 0
+    """Epochs without a lower loss on held-out pictures, after which training stops; 0 is never."""
     evaluate_every: int = 0
     """Epochs between scores on the test set, for the oracle column; 0 is never."""
 
@@ -228,6 +230,8 @@ class Config:
             if value is not None and not (math.isfinite(value) and fits(value)):
                 text = f"{value:g}" if isinstance(value, float) else value
                 raise UserError(f"--{name.replace('_', '-')} {text}: {words}")
+        if self.patience and not self.held_out:
+            raise UserError("--patience: goes by held-out pictures; give a --held-out above 0")
         if self.image_size % 2**self.levels:
             raise UserError(
                 f"--image-size {self.image_size}: {self.levels} levels halve the picture "

@@ -17,6 +17,7 @@ from daad.io import UserError, alone_at, load_checkpoint, read_json, write_json
 from daad.machine import device_name, pick_device
 from daad.network import CHECKPOINT
 from daad.task import Task
+from daad.training import is_over
 
 SETTINGS, METRICS = "config.json", "metrics.json"
 
@@ -81,7 +82,8 @@ def finished(folder: Path, config: Config, part: str) -> dict[str, Any] | None:
         choices = (metrics["gamma"], metrics["batch_norm"], metrics["scaling"])
         as_trained = choices == (config.gamma, config.batch_norm, config.scaling)
         evened = metrics.get("even_light", False)  # runs of before do not have it
-        whole = metrics["epoch"] >= config.epochs and as_trained and not evened
+        trained = metrics["epoch"] >= config.epochs or metrics.get("stopped_early", False)
+        whole = trained and as_trained and not evened
     except (KeyError, TypeError, UserError):
         return None
     return metrics if whole and not differ else None
@@ -140,7 +142,8 @@ def write_settings(
     name, before = hardware.name, _read(folder / SETTINGS).get("hardware") if resume else None
     before = before.get("name", name) if isinstance(before, dict) else name
     if before != name:
-        trained = load_checkpoint(folder / CHECKPOINT)["epoch"] >= config.epochs
+        state = load_checkpoint(folder / CHECKPOINT)
+        trained = is_over(config, state["epoch"], state.get("history", []))
         name = before if trained or before.endswith(f", then {name}") else f"{before}, then {name}"
     content = {
         "config": config.to_dict(),

@@ -15,7 +15,7 @@ from torch import Tensor
 from daad.io import write_csv
 
 LOSSES = ("reconstruction", "adversarial", "alignment", "discriminator")
-COLUMNS = ("epoch", *LOSSES, "auroc", "seconds")
+COLUMNS = ("epoch", *LOSSES, "held_out", "auroc", "seconds")
 
 REFRESH = 0.5  # seconds between refreshes of the display on a terminal
 PLAIN_REFRESH = 30.0  # and between its lines elsewhere
@@ -25,7 +25,7 @@ WRITE_INTERVAL = 5.0  # seconds at least between writings of history.csv
 
 
 class History:
-    """One row an epoch: mean losses, the AUROC where it was measured, seconds of training.
+    """One row an epoch: mean losses, that on held-out pictures, the AUROC where it was measured, seconds.
 
     `rows` are dicts of `COLUMNS`, None where a value does not apply; a checkpoint holds them.
     """
@@ -35,10 +35,10 @@ class History:
         self._path = path
         self._written = float("-inf")
 
-    def add(self, epoch: int, losses: Mapping[str, float], seconds: float) -> dict[str, Any]:
-        """Append a row and return it, for an AUROC to be put in."""
+    def add(self, epoch: int, losses: Mapping[str, float]) -> dict[str, Any]:
+        """Append a row and return it, for the rest to be put in."""
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
-        row |= {"epoch": epoch, **losses, "seconds": round(seconds, 3)}
+        row |= {"epoch": epoch, **losses}
         self.rows.append(row)
         return row
 
@@ -46,7 +46,7 @@ class History:
         """Rewrite history.csv, unless that was done a few seconds ago and `always` is not set."""
         now = time.monotonic()
         if always or now - self._written >= WRITE_INTERVAL:
-            rows = [[_cell(row[key]) for key in COLUMNS] for row in self.rows]
+            rows = [[_cell(row.get(key)) for key in COLUMNS] for row in self.rows]
             write_csv(self._path, COLUMNS, rows)
             self._written = now
 

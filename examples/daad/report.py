@@ -240,7 +240,13 @@ def losses_by_epoch(history: Sequence[Mapping[str, Any]]) -> Figure:
         values = [entry[name] for entry in history]
         calm(axes)
         # A line through a single epoch would not be seen.
-        axes.plot(epochs, values, "o" if len(epochs) == 1 else "-", color=BLUE, linewidth=1.5)
+        style = "o" if len(epochs) == 1 else "-"
+        axes.plot(epochs, values, style, color=BLUE, linewidth=1.5, label="learned")
+        held_out = [entry.get("held_out") for entry in history]
+        if name == "reconstruction" and None not in held_out:
+            axes.plot(epochs, held_out, style, color=ORANGE, linewidth=1.5, label="held out")
+            axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+            values = values + held_out
         if min(values) > 0 and max(values) > 5 * min(values):
             _log_axis(axes, max(values) / min(values))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))

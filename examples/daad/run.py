@@ -25,7 +25,7 @@ from daad.machine import is_first_process, pick_device
 from daad.network import CHECKPOINT, load_networks
 from daad.pictures import Normals, Pictures
 from daad.task import Task
-from daad.training import checkpoint_to_resume, train
+from daad.training import checkpoint_to_resume, stopped_early, train
 from daad.verdict import Reference
 
 # In a checkpoint: of pictures as they are, and made equally bright
@@ -73,6 +73,7 @@ def run(
             folder,
             **dataclasses.asdict(hardware),
             resume=resume,
+            held_out=normals.measured if normals.source == "held-out" else None,
             scorer=lambda networks: task.judge(networks, tested, config).auroc,
             deadline=deadline,
             advice=advice,
@@ -111,6 +112,7 @@ def evaluate(
     history = state.get("history", [])
     metrics = {
         **{"variant": config.variant, task.subject: task.name, "epoch": state["epoch"]},
+        "stopped_early": stopped_early(config, history),
         "scaling": config.scaling,
         **{"gamma": config.gamma, "batch_norm": config.batch_norm, "even_light": even_light},
         **(found.metrics() if found else untested(reference, config.false_alarms)),

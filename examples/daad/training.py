@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from daad.config import Config, known, require_same_settings
 from daad.io import Interrupted, OutOfTime, UserError, load_checkpoint, save_checkpoint
 from daad.learner import MEMORY_FORMAT, Learner
 from daad.machine import end_processes, start_fabric
-from daad.network import CHECKPOINT, Networks, recompute_statistics
+from daad.network import CHECKPOINT, Networks, distances, recompute_statistics
 from daad.pictures import FLIPS, Pictures, epoch_order, flip, split_batches
 from daad.progress import Display, History
 from daad.stopping import Watch
@@ -42,6 +42,7 @@ def train(
     devices: int = 1,
     num_nodes: int = 1,
     resume: bool = False,
+    held_out: Pictures | None = None,
     scorer: Scorer | None = None,
     deadline: float | None = None,
     advice: str = "",
@@ -51,11 +52,12 @@ def train(
     With several devices each takes `config.batch_size` pictures a step, and only the first process
     returns. UserError for what cannot be trained, or when a loss is no longer finite.
     resume: go on from the folder's checkpoint, which every machine must see, as if never stopped.
+    held_out: pictures that are not trained on, for the loss on them after each epoch, by which
+    `config.patience` may end training early.
     scorer: gives the AUROC on the test set, for every `config.evaluate_every` epochs, and leaves the
     networks in the modes they came in.
     deadline: a time of `time.monotonic()`, for a single process. The epoch in which it passes is
     the last; OutOfTime then, with a checkpoint to go on from, unless all epochs are done.
-
     advice: a sentence that is said where training will take hours.
 
     A checkpoint is written every few minutes, whatever the epochs, and at the end. At Ctrl-C and
@@ -66,12 +68,14 @@ def train(
     fabric = start_fabric(device, devices, num_nodes, config.precision)
     state = checkpoint_to_resume(folder / CHECKPOINT, config) if resume else None
     console = Console(stderr=True) if fabric.is_global_zero else None
-    if state is not None and state["epoch"] >= config.epochs:
+    if state is not None and is_over(config, state["epoch"], state["history"]):
         if console is not None:
             console.print(f"nothing left to train: {folder} is at epoch {state['epoch']}")
             History(folder / "history.csv", state["history"]).write(always=True)  # if it was lost
     else:
-        Trainer(config, fabric, folder, state).fit(pictures, scorer, console, deadline, advice)
+        Trainer(config, fabric, folder, state).fit(
+            pictures, held_out, scorer, console, deadline, advice
+        )
     end_processes(fabric)
 
 
@@ -83,12 +87,26 @@ def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
     """
     state = load_checkpoint(path)
     require_same_settings(path, state["config"], config)
-    if state["epoch"] < config.epochs and not set(OF_TRAINING) <= set(state):
+    over = is_over(config, state["epoch"], state.get("history", []))
+    if not over and not set(OF_TRAINING) <= set(state):
         raise UserError(
             f"{path}: was finished with {state['epoch']} epochs and holds its weights alone, which "
             f"{config.epochs} epochs cannot go on from; train into a new folder"
         )
     return state
+
+
+def is_over(config: Config, epoch: int, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether training is at its end after `epoch` epochs, or has been stopped early."""
+    return epoch >= config.epochs or stopped_early(config, history)
+
+
+def stopped_early(config: Config, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether the loss on held-out pictures has not fallen for `config.patience` epochs."""
+    losses = [row["held_out"] for row in history if row.get("held_out") is not None]
+    if not config.patience or not losses:
+        return False
+    return len(losses) - 1 - losses.index(min(losses)) >= config.patience
 
 
 def keep_weights(path: Path) -> None:
@@ -126,6 +144,7 @@ class Trainer:
     def fit(
         self,
         pictures: Pictures,
+        held_out: Pictures | None = None,
         scorer: Scorer | None = None,
         console: Console | None = None,
         deadline: float | None = None,
@@ -141,25 +160,57 @@ class Trainer:
                 f"cannot take a single picture where the last map is one pixel; use "
                 f"--batch-size 2 or more, more pictures, or fewer --levels"
             )
-        if config.memory_init == "blocks" and config.fewest_blocks() and self.epoch == 0:
-            self._fill_memories(pictures)
         done = self.epoch * steps + self.step
+        if config.memory_init == "blocks" and config.fewest_blocks() and not done:
+            self._fill_memories(pictures)
         display = Display(config.epochs, steps, done, console, advice)
         with display, Watch(deadline) as watch:
-            while self.epoch < config.epochs:
+            while not self.over:
                 self.begun = time.monotonic() - self.seconds
                 losses = self._run_epoch(pictures, display, watch)
                 self.epoch += 1
-                if self.epoch == config.epochs and config.statistics == "recomputed":
+                row = self.history.add(self.epoch, losses)
+                if held_out is not None:
+                    row["held_out"] = self._held_out_loss(held_out)
+                if self.over and config.statistics == "recomputed":
                     # Every process does the same, so that all have the same networks as before.
                     recompute_statistics(self.networks, pictures, config)
-                row = self.history.add(self.epoch, losses, time.monotonic() - self.begun)
+                row["seconds"] = round(time.monotonic() - self.begun, 3)
                 if scorer and config.evaluate_every and self.epoch % config.evaluate_every == 0:
                     row["auroc"] = scorer(self.networks) if self.fabric.is_global_zero else None
                     self.fabric.barrier()
                 self._keep(watch)
-                if watch.late and self.epoch < config.epochs:
+                if watch.late and not self.over:
                     raise OutOfTime
+        if console is not None and self.epoch < config.epochs:
+            console.print(
+                f"Stopped after epoch {self.epoch}: the loss on held-out pictures has not fallen for "
+                f"{config.patience} epochs",
+                soft_wrap=True,
+            )
+
+    @property
+    def over(self) -> bool:
+        """Whether training has come to its end, or to an early one."""
+        return is_over(self.config, self.epoch, self.history.rows)
+
+    @torch.no_grad()
+    def _held_out_loss(self, pictures: Pictures) -> float:
+        """Average the reconstruction loss over pictures that are not trained on, in eval mode.
+
+        The first process computes it for all.
+        """
+        total = 0.0
+        if self.fabric.is_global_zero:
+            generator = self.networks.generator.eval()
+            for indices in torch.arange(len(pictures)).split(self.config.batch_size):
+                x = pictures.batch(indices, self.fabric.device)
+                with self.fabric.autocast():
+                    x_hat = generator(x.contiguous(memory_format=MEMORY_FORMAT))
+                total += distances(x, x_hat, known(self.config.distance)).sum().item()
+            generator.train()
+        loss: float = self.fabric.broadcast(total / len(pictures))
+        return loss
 
     def _run_epoch(self, pictures: Pictures, display: Display, watch: Watch) -> dict[str, float]:
         """Pass over the pictures once, or over those that are left of an epoch.
@@ -226,7 +277,7 @@ class Trainer:
 
     def _keep(self, watch: Watch) -> None:
         """Write what is due after an epoch: the checkpoint, the history."""
-        if self._any_device(watch.due) or watch.late or self.epoch == self.config.epochs:
+        if self._any_device(watch.due) or watch.late or self.over:
             self._save(watch)
         elif self.fabric.is_global_zero:
             self.history.write()
@@ -245,7 +296,7 @@ class Trainer:
             save_checkpoint(self.path, self._state())
             self.history.write(always=True)
         watch.saved()
-        if watch.signal is not None and self.epoch < self.config.epochs:
+        if watch.signal is not None and not self.over:
             raise Interrupted(
                 f"stopped in epoch {self.epoch + 1} of {self.config.epochs}; {self.path} holds all "
                 f"that was learned, and the same command with --resume goes on",

@@ -76,7 +76,7 @@ class Record:
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
 # Fields of a configuration on which no result depends; without memories; without a discriminator.
-_SAY_NOTHING = ("evaluate_every", "false_alarms")
+_SAY_NOTHING = ("evaluate_every", "false_alarms", "patience")
 _OF_MEMORIES = ("threshold", "renormalize", "memory_init")
 _OF_DISCRIMINATORS = (
     *("lambda_adv", "lambda_ali", "alignment_distance", "gan_loss"),

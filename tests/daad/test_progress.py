@@ -115,13 +115,14 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def test_history_is_blank_where_a_value_does_not_apply(tmp_path: Path) -> None:
     history = History(tmp_path / "history.csv", [])
-    row = history.add(1, {"reconstruction": 0.1234567}, seconds=2.34567)
-    row["auroc"] = 0.5
+    row = history.add(1, {"reconstruction": 0.1234567})
+    row |= {"auroc": 0.5, "seconds": 2.346}
     history.write(always=True)
     assert read(tmp_path / "history.csv") == [
         {
             **{"epoch": "1", "reconstruction": "0.123457", "seconds": "2.346"},
             **{"adversarial": "", "alignment": "", "discriminator": "", "auroc": "0.5"},
+            "held_out": "",
         }
     ]
 
@@ -136,7 +137,7 @@ def test_history_is_rewritten_every_few_seconds_and_when_it_must(
     lengths = []
     for epoch, seconds, always in [(1, 0, False), (2, 1, False), (3, 1, True), (4, 9, False)]:
         now += seconds
-        history.add(epoch, {"reconstruction": 0.1}, 1.0)
+        history.add(epoch, {"reconstruction": 0.1})
         history.write(always=always)
         lengths.append(len(read(path)))
     assert lengths == [1, 1, 3, 4]

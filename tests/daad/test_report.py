@@ -165,6 +165,13 @@ def test_history_has_a_panel_for_each_loss_there_is() -> None:
     assert [one.get_yscale() for one in axes[1:]] == ["linear"] * 3
 
 
+def test_the_held_out_loss_stands_beside_that_of_training() -> None:
+    rows = history_rows(reconstruction=[0.5, 0.4], alignment=[1.0, 1.0])
+    above, below = losses_by_epoch([row | {"held_out": 0.6} for row in rows]).axes
+    assert [line.get_label() for line in above.lines] == ["learned", "held out"]
+    assert len(below.lines) == 1
+
+
 def test_history_of_a_single_epoch_is_a_point() -> None:
     (axes,) = losses_by_epoch(history_rows(reconstruction=[0.5])).axes
     assert axes.lines[0].get_marker() == "o"

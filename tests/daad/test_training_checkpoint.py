@@ -160,7 +160,7 @@ def step_and_signal(patch: pytest.MonkeyPatch, at: int, number: int) -> None:
 def test_a_signal_saves_the_step_at_hand_and_nothing_is_lost(
     number: int, at: int, schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    c = config(variant="daad+", epochs=3, schedule=schedule)
+    c = config(variant="daad+", epochs=3, schedule=schedule, memory_init="blocks")
     train(c, FakePictures(), tmp_path / "whole", device="cpu")
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:

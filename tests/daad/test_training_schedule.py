@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from daad.io import OutOfTime, UserError, load_checkpoint
 from daad.learner import Learner
-from daad.network import CHECKPOINT
+from daad.network import CHECKPOINT, load_networks
 from daad.training import Trainer, train
 from tests.helpers.training_runs import FakePictures, assert_same, config, read_history
 
@@ -93,3 +94,50 @@ def test_a_deadline_is_looked_at_after_each_epoch(
         )  # fmt: skip
     assert load_checkpoint(tmp_path / CHECKPOINT)["epoch"] == 2
     assert [row["auroc"] for row in read_history(tmp_path)] == ["0.5", "0.5"]
+
+
+def test_the_loss_on_held_out_pictures_is_written_down(tmp_path: Path) -> None:
+    c = config(variant="daad+", epochs=2, held_out=0.5, distance="l2")
+    held_out = FakePictures(5)
+    train(c, FakePictures(), tmp_path, device="cpu", held_out=held_out)
+    rows = read_history(tmp_path)
+    assert all(float(row["held_out"]) > 0 for row in rows)
+    # The last row is of the weights in the checkpoint, and statistics of training.
+    c = config(variant="ae", held_out=0.5, statistics="running")
+    train(c, FakePictures(), tmp_path / "running", device="cpu", held_out=held_out)
+    generator = load_networks(tmp_path / "running")[1].generator
+    with torch.no_grad():
+        loss = (held_out.values - generator(held_out.values)).square().mean()
+    last = read_history(tmp_path / "running")[-1]
+    assert float(last["held_out"]) == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_training_stops_where_the_held_out_loss_no_longer_falls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = [0.5, 0.3, 0.4, 0.3, 0.2, 0.2, 0.25, 0.3]
+    monkeypatch.setattr(
+        Trainer, "_held_out_loss", lambda trainer, _: losses[len(trainer.history.rows) - 1]
+    )
+    c = config(variant="ae", epochs=99, patience=3, held_out=0.5)
+    held = {"device": "cpu", "held_out": FakePictures(2)}
+    train(c, FakePictures(), tmp_path / "whole", **held)
+    assert load_checkpoint(tmp_path / "whole" / CHECKPOINT)["epoch"] == 8  # 0.2 was the fifth
+    assert "Stopped after epoch 8" in capsys.readouterr().err
+    train(c, FakePictures(), tmp_path / "whole", resume=True, **held)
+    assert "nothing left to train" in capsys.readouterr().err
+    # What breaks off stops at the same epoch; statistics are recomputed at an early end too.
+    with pytest.raises(OutOfTime):
+        train(c, FakePictures(), tmp_path / "cut", deadline=0, **held)
+    train(c, FakePictures(), tmp_path / "cut", resume=True, **held)
+    whole, cut = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "cut"))
+    assert_same(cut, whole)
+    longer = dataclasses.replace(c, patience=4)
+    losses.append(0.1)
+    with pytest.raises(OutOfTime):
+        train(longer, FakePictures(), tmp_path / "cut", resume=True, deadline=0, **held)
+
+
+def test_patience_needs_held_out_pictures() -> None:
+    with pytest.raises(UserError, match="--held-out above 0"):
+        config(patience=3)

@@ -83,7 +83,7 @@ def untrained(job: Job, hardware: Hardware, deadline: float | None) -> None:
     torch.manual_seed(job.seed)
     generator, discriminator = Networks.build(job.config)
     history = History(job.folder / "history.csv", [])
-    history.add(job.config.epochs, {"reconstruction": 0.5}, 30.0)
+    history.add(job.config.epochs, {"reconstruction": 0.5})["seconds"] = 30.0
     history.write(always=True)
     state = {
         "config": job.config.to_dict(),
