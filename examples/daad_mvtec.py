@@ -38,6 +38,7 @@ from daad.mvtec import (
     split_normals,
     write_summary,
 )
+from daad.pictures import read_picture
 from daad.predicting import Summary, find_pictures, predict
 from daad.run import evaluate as evaluate_run
 from daad.run import run
@@ -49,6 +50,7 @@ DEMO = Config(
 )
 
 DEFAULTS = Config.of("photographs")
+OBLONG = 1.1  # longer to shorter side, from which on it is said that proportions change
 
 app = SubcommandApp()
 console = Console(markup=False, highlight=False)  # names may look like markup
@@ -214,11 +216,12 @@ def _train_all(
     results = []
     for category, folder in zip(categories, folders, strict=True):
         learned, held_out = split_normals(category.train, config.held_out)
+        chosen = category.completed(config)
         if is_first_process():
-            _introduce(category, len(learned), len(held_out))
+            _introduce(category, chosen, len(learned), len(held_out))
         batches = math.ceil(len(learned) / config.batch_size)
         epochs = config.epochs if steps is None else max(1, round(steps / batches))
-        chosen = dataclasses.replace(config, epochs=epochs)
+        chosen = dataclasses.replace(chosen, epochs=epochs)
         results.append(
             run(chosen, category, folder, hardware, resume=resume, advice=command.QUICKER)
         )
@@ -227,8 +230,8 @@ def _train_all(
     _show(results, folders)
 
 
-def _introduce(category: Category, learned: int, held_out: int) -> None:
-    """Say what was found."""
+def _introduce(category: Category, config: Config, learned: int, held_out: int) -> None:
+    """Say what was found, and what becomes of it."""
     bad = [sample for sample in category.test if sample.label]
     masks = sum(sample.mask is not None for sample in bad)
     console.print(
@@ -236,6 +239,14 @@ def _introduce(category: Category, learned: int, held_out: int) -> None:
         f"verdicts; to test with {len(category.test) - len(bad)} good and {len(bad)} anomalous ones, "
         f"{masks} with a mask"
     )
+    width, height = read_picture(category.train[0].path, lambda image: image.size)
+    if config.fit == "squeeze" and max(width, height) > OBLONG * min(width, height):
+        console.print(
+            f"Pictures of {width}x{height} are squeezed to {config.image_size}x{config.image_size}; "
+            f"--fit pad keeps their proportions"
+        )
+    if config.white is not None:
+        console.print(f"In gray pictures of 16 bits {config.white} is white")
 
 
 def _show(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from daad.form import Form
 from daad.io import UserError
 from daad.mvtec import Category
 from daad.pictures import GOOD, Sample, StoredPictures
@@ -106,12 +107,12 @@ class OneClass(Category):
         where = {"root": root, "dataset": self.dataset.name, "class": self.normal}
         return where | {"fingerprint": self.dataset.fingerprint}
 
-    def pictures(self, samples: Sequence[Sample], image_size: int) -> StoredPictures:
+    def pictures(self, samples: Sequence[Sample], form: Form) -> StoredPictures:
         """Take some rows of one split, as `to_square` makes them."""
         rows = [sample for sample in samples if isinstance(sample, Row)]
         (split,) = {row.split for row in rows}
         pixels = self.dataset.splits[split].pixels[[row.index for row in rows]]
-        return StoredPictures(to_square(torch.from_numpy(pixels), image_size))
+        return StoredPictures(to_square(torch.from_numpy(pixels), form.size))
 
 
 def one_class(dataset: LabelledSet, normal: str) -> OneClass:

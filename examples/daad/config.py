@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from daad.form import DEPTHS, Fit, Form
 from daad.io import UserError
 
 Division = tuple[int, int, int]
@@ -37,8 +38,6 @@ KINDS: dict[str, dict[str, Any]] = {
         **{"lr": 2e-4, "flips": "none"},
     },
 }
-# What a run that goes on may set otherwise than before; epochs only at a constant learning rate.
-RESUMABLE = ("epochs", "patience", "evaluate_every")
 # What a number must be, in code and in words.
 _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
@@ -56,6 +55,7 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     "gamma": (lambda value: 0 <= value <= 1, "the weight of R in Eq. 7 lies in 0 to 1"),
     "false_alarms": (lambda value: 0 < value < 1, "a share above 0 and below 1"),
     "held_out": (lambda value: 0 <= value < 1, "a share of at least 0 and below 1"),
+    "white": (lambda value: 0 < value <= DEPTHS[-1], "a value of 16 bits: 1 to 65535"),
     "seed": (lambda value: 0 <= value < 2**63, "give a whole number from 0 to 2^63 - 1"),
 }
 
@@ -72,6 +72,10 @@ class Config:
     """Which network."""
     image_size: int = 256
     """Pictures get this height and width."""
+    fit: Fit = "squeeze"
+    """How pictures become square: squeeze changes their proportions, pad adds black instead."""
+    white: int | None = None
+    """The value of white in 16-bit gray pictures; if not given, of 10, 12, 14 or 16 bits by the largest."""
     width: int = 64
     """Channels of the first level; each level doubles them."""
     levels: int = 4
@@ -147,6 +151,11 @@ class Config:
         """Give the defaults for a kind of data, a key of `KINDS`; `resolve` decides what is None."""
         open_ = {field.name for field in dataclasses.fields(cls) if field.default is None}
         return cls(**{name: value for name, value in KINDS[kind].items() if name not in open_})
+
+    @property
+    def form(self) -> Form:
+        """What pictures become."""
+        return Form(self.image_size, self.fit, self.white or DEPTHS[-1])
 
     @property
     def skip(self) -> bool:
@@ -324,24 +333,3 @@ def items_at_paper_ratio(config: Config) -> int:
     # D halves from level to level here as it does in the paper, so any one level decides.
     size, papers = (math.prod(c.block_shape(config.levels)) for c in (config, paper))
     return max(1, round(500 * size / papers))
-
-
-def settings_that_differ(stored: Any, config: Config) -> list[str]:
-    """Name, with both values, what keeps a run with the settings `stored` from going on in `config`."""
-    before, now = Config.from_dict(stored).to_dict(), config.to_dict()
-    return [
-        f"{name.replace('_', '-')} (was {before[name]}, now {now[name]})"
-        for name in now
-        if now[name] != before[name]
-        and (name not in RESUMABLE or (name == "epochs" and config.schedule != "constant"))
-    ]
-
-
-def require_same_settings(path: object, stored: Any, config: Config) -> None:
-    """Raise UserError where the settings `stored` in the file `path` are not those of `config`."""
-    changed = settings_that_differ(stored, config)
-    if changed:
-        raise UserError(
-            f"{path}: cannot go on with other settings: {', '.join(changed)}; "
-            f"give the same ones, or train into a new folder"
-        )

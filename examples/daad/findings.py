@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daad.form import Fit, Form
 from daad.masks import load_masks, own_mask
 from daad.metrics import image_auroc, pixel_areas, ranking
 from daad.pictures import Pictures, Sample
@@ -23,7 +24,7 @@ class Findings:
 
     eq7: the paper's score A (Eq. 7), (n,).
     reference, threshold: what `score`, p and verdict go by; None during training, when there is none.
-    baselines: scores (n,) without a network, by name.
+    baselines: scores (n,) without a network, by name. fit: see `Form`.
     """
 
     samples: Sequence[Sample]
@@ -34,11 +35,12 @@ class Findings:
     reference: Reference | None = None
     threshold: Threshold | None = None
     baselines: Mapping[str, Tensor] = field(default_factory=dict)
+    fit: Fit = "squeeze"
 
     @cached_property
     def truth(self) -> tuple[Tensor, Tensor]:
         """The masks, bool (n, S, S), and whether each is known, bool (n,); see `load_masks`."""
-        return load_masks(self.samples, self.raw.error_maps.shape[-1])
+        return load_masks(self.samples, Form(self.raw.error_maps.shape[-1], self.fit))
 
     @cached_property
     def labels(self) -> Tensor:
@@ -116,7 +118,7 @@ class Findings:
         if self.reference is None or not masks.any():
             return {"pixel_auroc": None, "aupro": None}
         marked = [sample for sample, is_known in zip(self.samples, known, strict=True) if is_known]
-        areas = pixel_areas(self.maps[known], map(own_mask, marked))
+        areas = pixel_areas(self.maps[known], map(own_mask, marked), self.fit)
         return {"pixel_auroc": areas.auroc, "aupro": areas.aupro}
 
     def _verdict(self) -> dict[str, Any] | None:

@@ -12,10 +12,11 @@ import torch
 from filelock import Timeout
 
 import blockmem
-from daad.config import Config, require_same_settings, settings_that_differ
+from daad.config import Config
 from daad.io import UserError, alone_at, load_checkpoint, read_json, write_json
 from daad.machine import device_name, pick_device
 from daad.network import CHECKPOINT
+from daad.resuming import require_same_settings, settings_that_differ
 from daad.task import Task
 from daad.training import is_over
 

@@ -6,14 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from daad.form import Form, Mask
 from daad.machine import count_cores
 from daad.pictures import Sample, list_pictures, read_picture
-
-Mask = NDArray[np.bool_]
 
 
 def find_masks(folder: Path) -> dict[str, Path]:
@@ -67,23 +65,17 @@ def marked_pixels(image: Image.Image) -> Mask:
     return values > values.max() / 2
 
 
-def load_masks(samples: Sequence[Sample], image_size: int) -> tuple[Tensor, Tensor]:
+def load_masks(samples: Sequence[Sample], form: Form) -> tuple[Tensor, Tensor]:
     """Read where each picture is anomalous, bool (n, S, S), and whether that is known, bool (n,).
 
     A pixel is anomalous where any part of it is, so that a thin scratch does not vanish. A good
     picture is known to be anomalous nowhere. UserError with its path for a mask that cannot be read.
     """
-    masks = torch.zeros(len(samples), image_size, image_size, dtype=torch.bool)
+    masks = torch.zeros(len(samples), form.size, form.size, dtype=torch.bool)
     known = torch.tensor([sample.label == 0 or sample.mask is not None for sample in samples])
     rows = [(row, sample) for row, sample in enumerate(samples) if sample.mask is not None]
     with ThreadPoolExecutor(count_cores()) as workers:
-        read = workers.map(lambda item: _shrunk(own_mask(item[1]), image_size), rows)
+        read = workers.map(lambda item: form.mask(own_mask(item[1])), rows)
         for (row, _), mask in zip(rows, read, strict=True):
             masks[row] = torch.from_numpy(mask)
     return masks, known.to(torch.bool)
-
-
-def _shrunk(mask: Mask, size: int) -> Mask:
-    """Resize to a square; a pixel is marked where any of its area is."""
-    share = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX)
-    return np.asarray(share) > 1e-6

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
+
+from daad.form import Fit, Mask, enlarge
 
 LIMIT = 0.3  # the false positive rate that AUPRO goes up to, as in MVTec's evaluation
 BINS = 20_000  # of pixel scores, equally many pixels in each
@@ -112,8 +113,6 @@ def ranking(scores: Tensor, labels: Tensor) -> dict[str, float | list[float] | N
 
 # Pixels
 
-Mask = NDArray[np.bool_]
-
 
 class PixelAreas(NamedTuple):
     """The areas by pixel: under the ROC curve, and under the per-region overlap (AUPRO)."""
@@ -122,7 +121,7 @@ class PixelAreas(NamedTuple):
     aupro: float | None
 
 
-def pixel_areas(maps: Tensor, masks: Iterable[Mask]) -> PixelAreas:
+def pixel_areas(maps: Tensor, masks: Iterable[Mask], fit: Fit = "squeeze") -> PixelAreas:
     """Compare score maps (n, S, S) with masks (h, w) of the pictures' own sizes, one picture at a time.
 
     Each map is enlarged to its mask, bilinearly. AUPRO is the mean overlap with the connected regions
@@ -133,8 +132,7 @@ def pixel_areas(maps: Tensor, masks: Iterable[Mask]) -> PixelAreas:
     good, bad, overlap = (np.zeros(len(edges) + 1) for _ in range(3))
     regions = 0
     for one, mask in zip(maps, masks, strict=True):
-        shown = torch.nn.functional.interpolate(one[None, None], mask.shape, mode="bilinear")
-        bins = np.searchsorted(edges, shown[0, 0].numpy(), side="right")
+        bins = np.searchsorted(edges, enlarge(one, mask.shape, fit).numpy(), side="right")
         good += np.bincount(bins[~mask], minlength=len(good))
         bad += np.bincount(bins[mask], minlength=len(good))
         labelled, count = ndimage.label(mask, np.ones((3, 3)))

@@ -7,6 +7,7 @@
 Hidden files and whatever is no picture are passed over.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any, ClassVar
 from daad.baselines import baseline_scores
 from daad.config import Config
 from daad.findings import Findings
+from daad.form import Form, find_white
 from daad.io import UserError, csv_cell, fingerprint, write_csv, write_means
 from daad.masks import find_masks, load_masks, mask_files
 from daad.network import Networks
@@ -84,16 +86,22 @@ class Category:
         where = {"root": str(self.root.resolve()), "category": self.name, **self.folders}
         return where | {"fingerprint": fingerprint(self.root, paths)}
 
-    def pictures(self, samples: Sequence[Sample], image_size: int) -> Pictures:
-        """Read some of the category's samples, `image_size` squared."""
-        return PictureFiles([sample.path for sample in samples], image_size)
+    def completed(self, config: Config) -> Config:
+        """Decide the value of white, where normal pictures have 16 bits and it is not given."""
+        if config.white is not None or self.kind != "photographs":
+            return config
+        return dataclasses.replace(config, white=find_white(one.path for one in self.train))
+
+    def pictures(self, samples: Sequence[Sample], form: Form) -> Pictures:
+        """Read some of the category's samples."""
+        return PictureFiles([sample.path for sample in samples], form)
 
     def normal_pictures(self, config: Config) -> Normals:
         """Read the training pictures, and those of them that are held out, if any are."""
         learned, held_out = split_normals(self.train, config.held_out)
-        pictures = self.pictures(learned, config.image_size)
+        pictures = self.pictures(learned, config.form)
         if held_out:
-            return Normals(pictures, self.pictures(held_out, config.image_size), "held-out")
+            return Normals(pictures, self.pictures(held_out, config.form), "held-out")
         return Normals(pictures, pictures, "train")
 
     def tested(self, config: Config) -> list[Sample]:
@@ -111,8 +119,8 @@ class Category:
     def test_pictures(self, config: Config) -> Pictures:
         """Read the test set; UserError for a broken mask, which should not wait for the last epoch."""
         tested = self.tested(config)
-        load_masks(tested, config.image_size)
-        return self.pictures(tested, config.image_size)
+        load_masks(tested, config.form)
+        return self.pictures(tested, config.form)
 
     def judge(
         self,
@@ -129,7 +137,7 @@ class Category:
         raw = score_pictures(networks, pictures, config)
         if reference is None:
             eq7 = fuse(raw, Scale.of([raw]), config.gamma)
-            return Findings(tested, pictures, raw, eq7, self.anomaly)
+            return Findings(tested, pictures, raw, eq7, self.anomaly, fit=config.fit)
         scale = reference.scale if config.scaling == "normals" else Scale.of([raw])
         eq7 = fuse(raw, scale, config.gamma)
         threshold = reference.threshold(config.false_alarms)
@@ -137,7 +145,9 @@ class Category:
         if isinstance(pictures, EvenLight):
             learned = EvenLight(learned, pictures.target)
         simple = baseline_scores(learned, pictures)
-        return Findings(tested, pictures, raw, eq7, self.anomaly, reference, threshold, simple)
+        return Findings(
+            tested, pictures, raw, eq7, self.anomaly, reference, threshold, simple, config.fit
+        )
 
     def write(
         self, folder: Path, found: Findings | None, metrics: Mapping[str, Any], config: Config

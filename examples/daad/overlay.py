@@ -7,10 +7,9 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional
 
+from daad.form import Fit, Mask, enlarge
 from daad.io import write_atomically
-from daad.masks import Mask
 
 HEAT = "magma"  # perceptually uniform: an equal step in score is an equal step in lightness
 OUTLINE = (0, 229, 255)  # of what is anomalous: a colour that neither the map nor most parts have
@@ -19,18 +18,20 @@ FULL = 2.0  # thresholds, at which the scale ends
 LINE = 256  # pixels of a picture's smaller side for each pixel of the outline's width
 
 
-def overlay(path: Path, picture: Image.Image, scores: Tensor, threshold: float) -> None:
+def overlay(
+    path: Path, picture: Image.Image, scores: Tensor, threshold: float, fit: Fit = "squeeze"
+) -> None:
     """Write `picture` (RGB) with its standardised map (S, S) over it; outline what is above `threshold`."""
     write_atomically(
-        path, lambda file: blend(picture, scores, threshold).save(file, compress_level=1)
+        path, lambda file: blend(picture, scores, threshold, fit).save(file, compress_level=1)
     )
 
 
-def blend(picture: Image.Image, scores: Tensor, threshold: float) -> Image.Image:
+def blend(
+    picture: Image.Image, scores: Tensor, threshold: float, fit: Fit = "squeeze"
+) -> Image.Image:
     """Lay a map (S, S) over a picture: from nothing at 0 to full heat at `FULL` thresholds."""
-    width, height = picture.size
-    enlarged = functional.interpolate(scores[None, None].float(), (height, width), mode="bilinear")
-    large = enlarged[0, 0].numpy()
+    large = enlarge(scores, picture.size[::-1], fit).numpy()
     shares = np.clip(large / (FULL * max(threshold, 1e-6)), 0, 1)
     heat = colormaps[HEAT](shares, bytes=True)[..., :3]
     strength = (STRONGEST * shares)[..., None]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps
 from torch import Tensor
 
+from daad.form import Form, is_deep, require_whole_depth, to_rgb
 from daad.io import UserError
 from daad.machine import available_memory, count_cores
 
@@ -101,19 +101,19 @@ class StoredPictures:
 
 
 class PictureFiles:
-    """Pictures as RGB, `image_size` squared, decoded by one thread a core; UserError for broken ones.
+    """Pictures in one `form`, decoded by one thread a core; UserError for broken ones.
 
     Where they fit in `memory_limit` bytes (None: half of what is available) they are decoded once
     and kept as uint8; otherwise each batch is decoded when it is asked for.
     """
 
     def __init__(
-        self, paths: Sequence[Path], image_size: int, *, memory_limit: int | None = None
+        self, paths: Sequence[Path], form: Form, *, memory_limit: int | None = None
     ) -> None:
-        self._paths, self._size = list(paths), image_size
+        self._paths, self._form = list(paths), form
         self._workers = ThreadPoolExecutor(count_cores())
         limit = int(HOST_SHARE * available_memory()) if memory_limit is None else memory_limit
-        fits = len(self._paths) * 3 * image_size**2 <= limit
+        fits = len(self._paths) * 3 * form.size**2 <= limit
         self._store = StoredPictures(self._decode(self._paths)) if fits else None
 
     def __len__(self) -> int:
@@ -127,12 +127,12 @@ class PictureFiles:
 
     def _decode(self, paths: Sequence[Path]) -> Tensor:
         """Make (n, 3, S, S) uint8; each worker fills its own rows, so that nothing is held twice."""
-        store = torch.empty(len(paths), 3, self._size, self._size, dtype=torch.uint8)
+        size = self._form.size
+        store = torch.empty(len(paths), 3, size, size, dtype=torch.uint8)
         rows = store.numpy()
 
         def fill(row: int) -> None:
-            image = read_picture(paths[row], to_rgb)
-            rows[row] = square(image, self._size).transpose(2, 0, 1)
+            rows[row] = self._form.square(read_rgb(paths[row], self._form)).transpose(2, 0, 1)
 
         for _ in self._workers.map(fill, range(len(paths))):
             pass  # map gives back a worker's exception only when its turn is asked for
@@ -261,12 +261,20 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], name
 
 
-def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
-    """Open a picture, turn it upright and `convert` it; UserError with its path if it is broken."""
+def read_picture(
+    path: Path, convert: Callable[[Image.Image], Read], *, whole_depth: bool = False
+) -> Read:
+    """Open a picture, turn it upright and `convert` it; UserError with its path if it is broken.
+
+    whole_depth: refuse colours of 16 bits of which the lower ones, which are lost, hold the picture.
+    """
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # others may have set it; half a picture is an anomaly
     try:
         with Image.open(path) as image:
+            deep = whole_depth and is_deep(image)
             image.load()
+            if deep:
+                require_whole_depth(image)
             return convert(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
@@ -275,21 +283,6 @@ def read_picture(path: Path, convert: Callable[[Image.Image], Read]) -> Read:
         raise UserError(text) from error
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
-    """Resize RGB to a square: uint8 (size, size, 3)."""
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC))
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Make 8-bit RGB: 16-bit gray by its upper byte, transparency over white."""
-    if image.mode.startswith(("I", "F")):
-        # Their own convert() clips at 255 instead of scaling.
-        values = np.asarray(image)
-        if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit values have no known range; save it with 8 or 16 bits")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+def read_rgb(path: Path, form: Form) -> Image.Image:
+    """Open a picture at its own size, as 8-bit RGB; UserError with its path if it cannot be."""
+    return read_picture(path, lambda image: to_rgb(image, form.white), whole_depth=True)

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from daad.form import Form
 from daad.io import UserError, csv_cell, printable
 from daad.machine import count_cores
 from daad.network import load_networks
@@ -28,9 +29,7 @@ from daad.pictures import (
     StoredPictures,
     is_picture,
     natural_order,
-    read_picture,
-    square,
-    to_rgb,
+    read_rgb,
 )
 from daad.run import stored_reference
 from daad.scoring import fuse, score_pictures
@@ -203,7 +202,7 @@ def predict(
         workers = stack.enter_context(ThreadPoolExecutor(count_cores()))
         for first in range(0, len(found.pictures), TOGETHER):
             some = found.pictures[first : first + TOGETHER]
-            shown = _decode(some, judge.config.image_size, workers, summary.skipped)
+            shown = _decode(some, judge.config.form, workers, summary.skipped)
             if shown:
                 rows = _judge_some(judge, shown, out / HEATMAPS if heatmaps else None, workers)
                 _write(rows, table, lines)
@@ -223,7 +222,7 @@ Decoded = tuple[str, Image.Image, Tensor]  # name, RGB at its own size, uint8 (3
 
 def _decode(
     some: Sequence[Picture],
-    size: int,
+    form: Form,
     workers: ThreadPoolExecutor,
     skipped: list[tuple[str, str]],
 ) -> list[Decoded]:
@@ -231,8 +230,8 @@ def _decode(
 
     def read(picture: Picture) -> Decoded | UserError:
         try:
-            image = read_picture(picture.path, to_rgb)
-            pixels = torch.from_numpy(square(image, size)).permute(2, 0, 1)
+            image = read_rgb(picture.path, form)
+            pixels = torch.from_numpy(form.square(image)).permute(2, 0, 1)
         except UserError as error:
             return error
         return picture.name, image, pixels
@@ -252,8 +251,9 @@ def _judge_some(
     names, images, pixels = zip(*shown, strict=True)
     rows, maps = judge([printable(name) for name in names], torch.stack(pixels))
     if heatmaps is not None:
+        value, fit = judge.threshold.value, judge.config.fit
         tasks = [
-            workers.submit(overlay, heatmaps / heat_name(name), image, one, judge.threshold.value)
+            workers.submit(overlay, heatmaps / heat_name(name), image, one, value, fit)
             for name, image, one in zip(names, images, maps, strict=True)
         ]
         for task in tasks:

@@ -49,7 +49,7 @@ def run(
     where another process is at it. advice: is said where training will take hours.
     OutOfTime where training was not done at the `deadline`; see `train`.
     """
-    config = config.resolve(task.kind)
+    config = task.completed(config.resolve(task.kind))
     device = pick_device(hardware.device)
     if is_first_process():
         claim_folders([folder], resume=resume)

@@ -11,13 +11,14 @@ from rich.console import Console
 from torch import Tensor
 
 from blockmem import fill_memories
-from daad.config import Config, known, require_same_settings
+from daad.config import Config, known
 from daad.io import Interrupted, OutOfTime, UserError, load_checkpoint, save_checkpoint
 from daad.learner import MEMORY_FORMAT, Learner
 from daad.machine import end_processes, start_fabric
 from daad.network import CHECKPOINT, Networks, distances, recompute_statistics
 from daad.pictures import FLIPS, Pictures, epoch_order, flip, split_batches
 from daad.progress import Display, History
+from daad.resuming import require_same_settings
 from daad.stopping import Watch
 
 if TYPE_CHECKING:

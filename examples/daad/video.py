@@ -15,6 +15,7 @@ its model "has not been tailored for video data" (appendix, "Experiments on Vide
 second and the sixth sentence), which leaves no stack of frames to feed it.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from daad.config import Config
+from daad.form import find_white
 from daad.frames import Clip, FrameScores, draw_curves, score_frames, write_scores
 from daad.io import UserError, fingerprint
 from daad.machine import count_cores
@@ -84,6 +86,12 @@ class Video:
             "fingerprint": fingerprint(self.root, all_frames([*self.train, *self.test])),
         }
 
+    def completed(self, config: Config) -> Config:
+        """Decide the value of white, where frames have 16 bits and it is not given."""
+        if config.white is not None:
+            return config
+        return dataclasses.replace(config, white=find_white(all_frames(self.train)))
+
     def normal_pictures(self, config: Config) -> Normals:
         """Read the training frames; UserError where some are to be held out.
 
@@ -94,11 +102,11 @@ class Video:
                 f"--held-out {config.held_out:g}, --scaling {config.scaling}: a video's scores are "
                 f"scaled over its test frames alone; leave both options out"
             )
-        return Normals(PictureFiles(all_frames(self.train), config.image_size))
+        return Normals(PictureFiles(all_frames(self.train), config.form))
 
     def test_pictures(self, config: Config) -> Pictures:
         """Read the test frames."""
-        return PictureFiles(all_frames(self.test), config.image_size)
+        return PictureFiles(all_frames(self.test), config.form)
 
     def judge(
         self,

@@ -16,6 +16,7 @@ from torch.nn.functional import max_pool2d
 from blockmem import blockwise_memory, divide
 from daad.config import Config
 from daad.folder import read_settings
+from daad.form import Form
 from daad.io import UserError, read_csv
 from daad.masks import load_masks
 from daad.metrics import image_auroc
@@ -169,7 +170,7 @@ def pick_samples(category: Category, count: int) -> list[Sample]:
     for defect in dict.fromkeys(sample.defect for sample in category.test if sample.label):
         members = [sample for sample in category.test if sample.defect == defect]
         members = [sample for sample in members if sample.mask] or members
-        areas = load_masks(members, MASK_SIZE)[0].sum(dim=(1, 2)).tolist()
+        areas = load_masks(members, Form(MASK_SIZE))[0].sum(dim=(1, 2)).tolist()
         order = sorted(range(len(members)), key=lambda index: areas[index])
         picked.append(members[order[len(order) // 2]])
     return picked[:count]
@@ -185,8 +186,8 @@ def reconstruction_figure(
     """
     found = {heading: _rebuild(category, samples, run, device) for heading, run in runs.items()}
     size = max(raw.error_maps.shape[-1] for raw in found.values())
-    inputs = category.pictures(samples, size).batch(torch.arange(len(samples)), "cpu")
-    masks, _ = load_masks(samples, size)
+    inputs = category.pictures(samples, Form(size)).batch(torch.arange(len(samples)), "cpu")
+    masks, _ = load_masks(samples, Form(size))
     figure, grid = _grid(len(samples), ["input", *found])
     for row, (sample, cells) in enumerate(zip(samples, grid, strict=True)):
         _name_row(cells[0], sample.defect.replace("_", "\n"), ORANGE if sample.label else BLUE)
@@ -200,7 +201,7 @@ def reconstruction_figure(
 
 def _rebuild(category: Category, samples: Sequence[Sample], run: Path, device: torch.device) -> Raw:
     config, networks, _ = load_networks(run, device)
-    return score_pictures(networks, category.pictures(samples, config.image_size), config)
+    return score_pictures(networks, category.pictures(samples, config.form), config)
 
 
 def _outline(axes: Axes, mask: Tensor) -> None:
@@ -233,7 +234,7 @@ def area_figure(category: Category, runs: Mapping[str, Path]) -> Figure:
     for axes, (title, run) in zip(panels, runs.items(), strict=True):
         scores = _scores(run, category.test)
         config = Config.from_dict(read_settings(run, "category")["config"])
-        masks, known = load_masks(category.test, config.image_size)
+        masks, known = load_masks(category.test, config.form)
         areas = 100 * masks.double().mean(dim=(1, 2))
         left_out = int((~known).sum())
         anomalous = f"anomalous (without {left_out} of unknown area)" if left_out else "anomalous"

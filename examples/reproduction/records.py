@@ -76,7 +76,9 @@ class Record:
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Record))
 # Fields of a configuration on which no result depends; without memories; without a discriminator.
-_SAY_NOTHING = ("evaluate_every", "false_alarms", "patience")
+_SAY_NOTHING = ("evaluate_every", "false_alarms")
+# Choices that earlier runs did not have, and what they did; said where a run does otherwise
+_AS_EVER = {"fit": "squeeze", "white": None, "patience": 0}
 _OF_MEMORIES = ("threshold", "renormalize", "memory_init")
 _OF_DISCRIMINATORS = (
     *("lambda_adv", "lambda_ali", "alignment_distance", "gan_loss"),
@@ -144,8 +146,9 @@ def _others(config: Config, has_memory: bool) -> str:
     left_out = {*COLUMNS, *_SAY_NOTHING}
     left_out |= set() if has_memory else set(_OF_MEMORIES)
     left_out |= set() if config.discriminator else set(_OF_DISCRIMINATORS)
-    choices = config.to_dict().items()
-    return " ".join(f"{name}={value}" for name, value in choices if name not in left_out)
+    choices = config.to_dict()
+    left_out |= {name for name, value in _AS_EVER.items() if choices[name] == value}
+    return " ".join(f"{name}={value}" for name, value in choices.items() if name not in left_out)
 
 
 def _outcome(run: Path, config: Config) -> tuple[dict[str, Any], Areas, float] | None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from daad.classes import load_labelled, one_class, to_square
+from daad.form import Form
 from daad.io import UserError
 from tests.helpers.labelled_files import write_cifar10, write_mnist
 
@@ -36,7 +37,7 @@ def test_pictures_are_those_of_their_rows(split: str, channels: int, tmp_path: P
     dataset = load_labelled("mnist" if channels == 1 else "cifar10", tmp_path)
     category = one_class(dataset, dataset.classes[3])
     samples = getattr(category, split)[1:4]
-    batch = category.pictures(samples, 32).batch(torch.tensor([2, 0]), "cpu")
+    batch = category.pictures(samples, Form(32)).batch(torch.tensor([2, 0]), "cpu")
     assert batch.shape == (2, 3, 32, 32)
     frame = 0 if channels == 3 else 2
     for picture, sample in zip(batch, (samples[2], samples[0]), strict=True):

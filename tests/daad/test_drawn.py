@@ -9,6 +9,7 @@ from PIL import Image
 
 from daad import drawn
 from daad.drawn import DEFECTS, PRODUCTS, draw, make_dataset
+from daad.form import Form
 from daad.io import UserError
 from daad.masks import load_masks
 from daad.mvtec import list_categories, load_category
@@ -36,7 +37,7 @@ def test_the_layout_is_mvtecs(tmp_path: Path) -> None:
             *("good", "good", "missing_part", "missing_part"),
             *("scratch", "scratch", "spot", "spot"),
         ]
-        masks, known = load_masks(category.test, 32)
+        masks, known = load_masks(category.test, Form(32))
         assert known.all()
         labels = torch.tensor([sample.label for sample in category.test])
         assert torch.equal(masks.any(-1).any(-1), labels.bool())

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFile
 
 from daad.config import Config
+from daad.form import Form
 from daad.masks import load_masks, own_mask
 from daad.mvtec import TABLE_ORDER, list_categories, load_again, load_category, load_folders
 from daad.pictures import PictureFiles, Sample
@@ -221,7 +222,7 @@ def test_a_broken_picture_is_named(
     broken = save_noise(tmp_path / f"1.{suffix}")
     content = broken.read_bytes()
     broken.write_bytes(content[: int(kept * len(content))])
-    text = one_line(lambda: PictureFiles([whole, broken], 8))
+    text = one_line(lambda: PictureFiles([whole, broken], Form(8)))
     assert text.startswith(f"{broken}: cannot be read as a picture (")
     assert text.endswith("); replace or remove it")
 
@@ -229,7 +230,7 @@ def test_a_broken_picture_is_named(
 def test_a_broken_picture_is_named_when_decoded_by_the_batch(tmp_path: Path) -> None:
     broken = tmp_path / "0.png"
     broken.write_text("text")
-    pictures = PictureFiles([broken], 8, memory_limit=0)
+    pictures = PictureFiles([broken], Form(8), memory_limit=0)
     assert f"{broken}: cannot be read" in one_line(lambda: pictures.batch(torch.tensor([0]), "cpu"))
 
 
@@ -237,7 +238,7 @@ def test_a_broken_mask_is_named(tmp_path: Path) -> None:
     mask = tmp_path / "0_mask.png"
     mask.write_bytes(b"\x89PNG")
     sample = Sample(tmp_path / "0.png", "scratch", mask)
-    assert f"{mask}: cannot be read" in one_line(lambda: load_masks([sample], 8))
+    assert f"{mask}: cannot be read" in one_line(lambda: load_masks([sample], Form(8)))
 
 
 # Masks
@@ -253,7 +254,7 @@ def test_masks_and_whether_they_are_known(tmp_path: Path) -> None:
         Sample(picture, "scratch", tmp_path / "0_mask.png"),
         Sample(picture, "scratch", None),
     ]
-    masks, known = load_masks(samples, 4)
+    masks, known = load_masks(samples, Form(4))
     assert masks.dtype == known.dtype == torch.bool
     assert known.tolist() == [True, True, False]
     assert masks.sum((1, 2)).tolist() == [0, 2, 0]
@@ -261,7 +262,7 @@ def test_masks_and_whether_they_are_known(tmp_path: Path) -> None:
 
 
 def test_no_pictures_no_masks() -> None:
-    masks, known = load_masks([], 4)
+    masks, known = load_masks([], Form(4))
     assert masks.shape == (0, 4, 4)
     assert known.shape == (0,)
     assert known.dtype == torch.bool
@@ -283,7 +284,7 @@ def test_no_pictures_no_masks() -> None:
 )
 def test_what_counts_as_marked(tmp_path: Path, mode: str, color: object, anomalous: bool) -> None:
     path = save(tmp_path / "0.png", color, mode=mode)
-    masks, _ = load_masks([Sample(path, "scratch", path)], 4)
+    masks, _ = load_masks([Sample(path, "scratch", path)], Form(4))
     assert masks.all() == masks.any() == anomalous
 
 
@@ -292,7 +293,7 @@ def test_a_palette_mask_is_judged_by_its_colours(tmp_path: Path) -> None:
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.paste(0, (0, 0, 4, 8))
     image.save(tmp_path / "0_mask.png")
-    masks, _ = load_masks([Sample(tmp_path / "0.png", "scratch", tmp_path / "0_mask.png")], 8)
+    masks, _ = load_masks([Sample(tmp_path / "0.png", "scratch", tmp_path / "0_mask.png")], Form(8))
     assert masks[0, 0].tolist() == [True] * 4 + [False] * 4
 
 
@@ -306,7 +307,7 @@ def test_real_categories() -> None:
     bottle = load_category(root, "bottle")
     assert len(bottle.train) == 209
     assert [sum(s.label == label for s in bottle.test) for label in (0, 1)] == [20, 63]
-    masks, known = load_masks(bottle.test, 64)
+    masks, known = load_masks(bottle.test, Form(64))
     assert known.all()
     labels = torch.tensor([sample.label for sample in bottle.test])
     assert torch.equal(masks.any(-1).any(-1), labels.bool())

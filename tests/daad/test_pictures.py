@@ -10,6 +10,7 @@ from PIL import Image
 
 from daad import machine
 from daad import pictures as room
+from daad.form import Form
 from daad.io import UserError
 from daad.pictures import PictureFiles, StoredPictures, to_floats
 from tests.helpers.picture_files import one_line, save, save_noise
@@ -17,7 +18,7 @@ from tests.helpers.picture_files import one_line, save, save_noise
 
 def pixel(path: Path) -> list[int]:
     """The top left pixel as the network sees it, back in 0 to 255."""
-    values = PictureFiles([path], 4).batch(torch.tensor([0]), "cpu")[0, :, 0, 0]
+    values = PictureFiles([path], Form(4)).batch(torch.tensor([0]), "cpu")[0, :, 0, 0]
     return ((values + 1) * 127.5).round().int().tolist()
 
 
@@ -54,7 +55,7 @@ def test_palettes_and_their_transparency(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "color"), [("F", 0.5), ("I", 70000), ("I", -1)])
 def test_values_without_a_known_range_are_refused(tmp_path: Path, mode: str, color: float) -> None:
     path = save(tmp_path / "0.tif", color, mode=mode)
-    assert "save it with 8 or 16 bits" in one_line(lambda: PictureFiles([path], 4))
+    assert "save it with 8 or 16 bits" in one_line(lambda: PictureFiles([path], Form(4)))
 
 
 def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
@@ -63,14 +64,14 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     image.save(tmp_path / "0.png", exif=exif)
-    seen = PictureFiles([tmp_path / "0.png"], 8).batch(torch.tensor([0]), "cpu")
+    seen = PictureFiles([tmp_path / "0.png"], Form(8)).batch(torch.tensor([0]), "cpu")
     assert seen[0, 0, 0, 0] == -1
     assert seen[0, 0, 7, 0] == 1
 
 
 def test_batches_are_what_pil_makes_of_the_files(tmp_path: Path) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(5)]
-    pictures = PictureFiles(paths, 16)
+    pictures = PictureFiles(paths, Form(16))
     assert len(pictures) == 5
     batch = pictures.batch(torch.tensor([3, 0, 3]), "cpu")
     assert batch.shape == (3, 3, 16, 16)
@@ -82,7 +83,7 @@ def test_batches_are_what_pil_makes_of_the_files(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_the_callers_own(tmp_path: Path) -> None:
-    pictures = PictureFiles([save(tmp_path / "0.png", "white")], 4)
+    pictures = PictureFiles([save(tmp_path / "0.png", "white")], Form(4))
     pictures.batch(torch.tensor([0]), "cpu").zero_()
     assert (pictures.batch(torch.tensor([0]), "cpu") == 1).all()
 
@@ -92,8 +93,8 @@ def test_the_memory_limit_changes_when_files_are_read_but_not_what_comes_out(
 ) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
     size = len(paths) * 3 * 16 * 16
-    kept = PictureFiles(paths, 16, memory_limit=size)
-    read = PictureFiles(paths, 16, memory_limit=size - 1)
+    kept = PictureFiles(paths, Form(16), memory_limit=size)
+    read = PictureFiles(paths, Form(16), memory_limit=size - 1)
     indices = torch.tensor([2, 1, 1])
     assert torch.equal(kept.batch(indices, "cpu"), read.batch(indices, "cpu"))
     for path in paths:
@@ -108,9 +109,9 @@ def test_half_of_the_available_memory_is_the_limit(
 ) -> None:
     path = save(tmp_path / "0.png")
     monkeypatch.setattr(room, "available_memory", lambda: 2 * 3 * 4 * 4)
-    kept = PictureFiles([path], 4)
+    kept = PictureFiles([path], Form(4))
     monkeypatch.setattr(room, "available_memory", lambda: 2 * 3 * 4 * 4 - 1)
-    read = PictureFiles([path], 4)
+    read = PictureFiles([path], Form(4))
     path.unlink()
     assert len(kept.batch(torch.tensor([0]), "cpu")) == 1
     with pytest.raises(UserError):
@@ -155,7 +156,7 @@ def test_pictures_come_back_whole_from_a_gpu() -> None:
 @pytest.mark.parametrize("memory_limit", [None, 0])
 def test_batches_on_a_gpu(tmp_path: Path, memory_limit: int | None) -> None:
     paths = [save_noise(tmp_path / f"{seed}.png", seed=seed) for seed in range(4)]
-    pictures = PictureFiles(paths, 16, memory_limit=memory_limit)
+    pictures = PictureFiles(paths, Form(16), memory_limit=memory_limit)
     indices = torch.tensor([2, 0, 2])
     expected = pictures.batch(indices, "cpu")
     seen = pictures.batch(indices, "cuda")

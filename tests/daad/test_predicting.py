@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from daad.config import Config
 from daad.io import UserError
 from daad.mvtec import load_folders
 from daad.pictures import PictureFiles
@@ -148,6 +149,35 @@ def test_scores_are_those_of_the_evaluation(tmp_path: Path) -> None:
         for name in ("score", "eq7", "p"):
             assert float(row[name]) == pytest.approx(float(evaluated["x.png"][name]), rel=1e-5)
         assert row["verdict"] == evaluated["x.png"]["verdict"]
+
+
+def test_pictures_of_12_bits_and_any_proportions_are_judged_as_they_were_learned(
+    tmp_path: Path,
+) -> None:
+    def save_deep(path: Path, seed: int, spot: int = 0, factor: int = 16) -> None:
+        pixels = np.random.default_rng(seed).integers(90, 130, (SIZE, 2 * SIZE), dtype=np.uint16)
+        pixels[4 : 4 + spot, 4 : 4 + spot] = 250
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels * factor).save(path)
+
+    for seed in range(9):
+        save_deep(tmp_path / "normal" / f"{seed}.png", seed)
+    save_deep(tmp_path / "bad" / "0.png", 20, spot=12)
+    category = load_folders(tmp_path / "normal", tmp_path / "bad")
+    settings = {"held_out": 0.3, "scaling": "normals", "fit": "pad", "white": 4095}
+    assert category.completed(Config(**settings | {"white": None})).white == 4095
+    run = make_measured_run(tmp_path / "run", category, **settings)
+    evaluate(run, category, CPU)
+    (evaluated,) = [row for row in table(run / "scores.csv") if row["path"] == "0.png"]
+    save_deep(tmp_path / "more" / "0.png", 20, spot=12)
+    save_deep(tmp_path / "more" / "1.png", 20, factor=200)
+    judged(run, [tmp_path / "more"], tmp_path / "out")
+    (row,) = table(tmp_path / "out" / "predictions.csv")
+    assert float(row["score"]) == pytest.approx(float(evaluated["score"]), rel=1e-5)
+    (skipped,) = table(tmp_path / "out" / "skipped.csv")
+    assert "white is 4095" in skipped["reason"]
+    with Image.open(tmp_path / "out" / "heatmaps" / "0.png.heat.png") as image:
+        assert image.size == (2 * SIZE, SIZE)
 
 
 def test_broken_pictures_are_listed_and_the_others_judged(tmp_path: Path, run: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from daad.config import Config
+from daad.form import Form
 from daad.io import UserError, load_checkpoint
 from daad.mvtec import Category, load_category, write_summary
 from daad.network import CHECKPOINT, load_networks
@@ -108,7 +109,7 @@ def test_pixels_count_where_their_mask_is_known(tmp_path: Path, category: Catego
 
     config = Config.from_dict(load_checkpoint(run / CHECKPOINT)["config"])
     networks = load_networks(run)[1]
-    pictures = PictureFiles([sample.path for sample in category.test], SIZE)
+    pictures = PictureFiles([sample.path for sample in category.test], Form(SIZE))
     maps = score_pictures(networks, pictures, config).error_maps.numpy()
     mask = np.zeros((SIZE, SIZE), bool)
     mask[4:6, 4:6] = True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from daad.form import Form
 from daad.frames import excerpts
 from daad.io import UserError
 from daad.pictures import PictureFiles
@@ -54,7 +55,7 @@ def test_clips_and_frames_are_in_natural_order(
 def test_frames_of_each_format_are_read(tmp_path: Path, suffix: str) -> None:
     make_clip(tmp_path / TRAINING / "01", 2, suffix)
     (clip,) = list_clips(tmp_path, TRAINING)
-    x = PictureFiles(clip.frames, 32).batch(torch.tensor([1]), "cpu")
+    x = PictureFiles(clip.frames, Form(32)).batch(torch.tensor([1]), "cpu")
     # inside the square, and outside of it in a corner; JPEG rings at the square's edges
     assert ((x[0, :, 5, 5] + 1) * 127.5).tolist() == pytest.approx([200] * 3, abs=20)
     assert ((x[0, :, 31, 0] + 1) * 127.5).tolist() == pytest.approx([65] * 3, abs=3)
@@ -88,10 +89,10 @@ def test_an_excerpt_is_its_clip(root: Path) -> None:
     clips = list_clips(root, TESTING)
     for seed, path in enumerate(all_frames(clips)):
         save_frame(path, position=seed, side=4)  # no two frames alike
-    pictures = PictureFiles(all_frames(clips), 32)
+    pictures = PictureFiles(all_frames(clips), Form(32))
     parts = list(excerpts(pictures, [3, 2]))
     assert [len(part) for part in parts] == [3, 2]
-    alone = PictureFiles(clips[1].frames, 32)
+    alone = PictureFiles(clips[1].frames, Form(32))
     for index in range(2):
         chosen = torch.tensor([index])
         got = parts[1].batch(chosen, torch.device("cpu"))

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 import daad_minimal
 from daad.config import Config
 from daad.drawn import make_dataset
+from daad.form import Form
 from daad.learner import Learner
 from daad.machine import start_fabric
 from daad.metrics import image_auroc
@@ -76,7 +77,7 @@ def test_a_training_sees_the_applications_batches(
     monkeypatch.setattr(
         Learner, "step", lambda *given: seen[1].append(given[-1]) or steps[1](*given)
     )
-    learned = PictureFiles(sorted((category / "train" / "good").iterdir()), SIZE)
+    learned = PictureFiles(sorted((category / "train" / "good").iterdir()), Form(SIZE))
     train(config, learned, tmp_path, device="cpu")
     pictures = daad_minimal.load(category, "train", SIZE)
     daad_minimal.train(*networks("daad"), pictures, 2, config.lr, SEED)
@@ -89,7 +90,7 @@ def test_scores_are_the_applications(variant: str, category: Path, tmp_path: Pat
     config = configured(variant)
     g, d = networks(variant)
     found = load_category(category.parent, category.name)
-    tested = PictureFiles([sample.path for sample in found.test], SIZE)
+    tested = PictureFiles([sample.path for sample in found.test], Form(SIZE))
     theirs = Networks.build(config)
     for own, other in zip((g, d), theirs, strict=True):
         if own is not None:

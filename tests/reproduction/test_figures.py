@@ -12,6 +12,7 @@ from PIL import Image
 
 from daad.config import Config
 from daad.folder import Hardware, write_settings
+from daad.form import Form
 from daad.io import UserError, save_checkpoint, write_csv
 from daad.mvtec import Category, load_category
 from daad.network import CHECKPOINT, Generator, load_networks
@@ -116,7 +117,7 @@ def test_each_run_sees_pictures_of_its_own_size_and_says_its_error(category, run
     figure = reconstruction_figure(category, samples, runs, CPU)
     for column, (run, size) in enumerate(zip(runs.values(), (32, 64), strict=True), start=1):
         generator = load_networks(run)[1].generator
-        x = category.pictures(samples, size).batch(torch.arange(3), "cpu")
+        x = category.pictures(samples, Form(size)).batch(torch.arange(3), "cpu")
         with torch.inference_mode():
             x_hat = generator(x)
         for row in range(3):

@@ -112,7 +112,7 @@ def test_each_line_says_how_its_run_was_trained(whole: Path) -> None:
         assert all(value == str(getattr(config, name)) for name, value in others.items())
         assert ("memory_init" in others) == (line["num_items"] != "0")
         assert ("gamma" in others) == (line["setting"] == "daad+")
-        named = {*others, *line, "evaluate_every", "false_alarms", "patience"}
+        named = {*others, *line, "evaluate_every", "false_alarms", "patience", "fit", "white"}
         if line["setting"] == "daad+":
             assert named >= {field.name for field in dataclasses.fields(Config)}
         assert line["device"] == stored["hardware"]["name"]
