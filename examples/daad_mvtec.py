@@ -4,6 +4,7 @@ python examples/daad_mvtec.py                  a small DAAD on pictures that it 
 python examples/daad_mvtec.py train --good FOLDER [--bad FOLDER]
 python examples/daad_mvtec.py train --root ROOT --category bottle --variant daad+   (MVTec AD layout)
 python examples/daad_mvtec.py predict --run runs/daad/NAME --pictures FOLDER
+python examples/daad_mvtec.py export --run runs/daad/NAME
 python examples/daad_mvtec.py evaluate --run runs/daad+/bottle
 """
 
@@ -25,6 +26,7 @@ from tyro.extras import SubcommandApp
 from daad import command, predicting
 from daad.command import Preset
 from daad.config import Config
+from daad.export import SUFFIXES, Format, export
 from daad.findings import remarks
 from daad.folder import Hardware, claim_folders, read_settings
 from daad.io import UserError, printable
@@ -180,6 +182,32 @@ def predict_pictures(
             print(f"skipped {printable(name)}: {printable(reason)}", file=sys.stderr)
         print(f"{len(summary.skipped)} skipped; all are in {out / 'skipped.csv'}", file=sys.stderr)
         sys.exit(1)
+
+
+@app.command(name="export")
+def export_run(
+    run: command.Run,
+    out: Annotated[
+        Path | None, arg(help="File to write; RUN/model.onnx, or RUN/model.pt2.")
+    ] = None,
+    form: Annotated[
+        Format, arg(name="format", help="onnx for ONNX Runtime, torch for torch.export.load.")
+    ] = "onnx",
+    false_alarms: command.FalseAlarms = None,
+    even_light: command.EvenLight = False,
+) -> None:
+    """Write a run as one file that judges pictures without this program; see run_onnx.py."""
+    judge = predicting.Judge(
+        run, pick_device("cpu"), false_alarms=false_alarms, even_light=even_light
+    )
+    path = out or run / f"model.{SUFFIXES[form]}"
+    name = read_settings(run, "category")["data"]["category"]
+    difference = export(judge, name, path, form)
+    console.print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; its scores differ from the run's by "
+        f"{difference:.0e} of their size",
+        soft_wrap=True,
+    )
 
 
 def _show_predictions(summary: Summary, out: Path, *, heatmaps: bool) -> None:

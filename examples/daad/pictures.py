@@ -154,10 +154,15 @@ class EvenLight:
         return len(self.pictures)
 
     def batch(self, indices: Tensor, device: torch.device | str) -> Tensor:
-        light = (self.pictures.batch(indices, device) + 1) / 2
-        own = light.mean(dim=(1, 2, 3), keepdim=True)
-        factor = torch.where(own > 0, round(self.target, DECIMALS) / own, 1.0)
-        return light * factor * 2 - 1
+        return even_light(self.pictures.batch(indices, device), self.target)
+
+
+def even_light(x: Tensor, target: float) -> Tensor:
+    """Give each picture of (B, 3, S, S) in [-1, 1] the brightness `target`, as `EvenLight` says."""
+    light = (x + 1) / 2
+    own = light.mean(dim=(1, 2, 3), keepdim=True)
+    factor = torch.where(own > 0, round(target, DECIMALS) / own, 1.0)
+    return light * factor * 2 - 1
 
 
 def brightness(x: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ class Reference(NamedTuple):
 
     def p_values(self, scores: Tensor) -> Tensor:
         """Compute (1 + normal pictures at least as high) / (n + 1) for scores (k,): (k,) float64."""
-        below = torch.searchsorted(self.scores, scores.double().contiguous())
-        return (1 + len(self.scores) - below).double() / (len(self.scores) + 1)
+        as_high = (self.scores >= scores.double()[:, None]).sum(1)
+        return (1 + as_high).double() / (len(self.scores) + 1)
 
     def threshold(self, asked: float) -> Threshold:
         """Find the score above which p is at most the false-alarm rate `asked`, or the smallest possible."""
