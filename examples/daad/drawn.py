@@ -1,8 +1,9 @@
 """A small data set drawn from a seed, in MVTec layout, for where no photographs are at hand.
 
-Two categories: `gear`, a turned steel wheel on a plain bench, and `weave`, a coarse cloth. Their
-normal pictures differ in position, rotation, light, dust, machining marks or yarn, and sensor
-noise; their defects are small and of low contrast, so that a plain autoencoder misses some.
+Three categories: `gear`, a turned steel wheel on a plain bench; `weave`, a coarse cloth; and `cloth`,
+the same at any angle, where no pixel means the same twice. Their normal pictures differ in position,
+rotation, light, dust, machining marks or yarn, and sensor noise; their defects are small and of low
+contrast, so that a plain autoencoder misses some.
 Every number below is in pictures of [-1, 1] or in light of [0, 1], whatever the image size.
 """
 
@@ -45,26 +46,28 @@ def make_dataset(
     test_good: int = 16,
     test_per_defect: int = 8,
     seed: int = 0,
+    categories: Sequence[str] = ("gear", "weave"),
 ) -> list[str]:
-    """Draw every category into `root` in MVTec layout; returns their names.
+    """Draw `categories` into `root` in MVTec layout; returns their names.
 
     The same arguments give the same bytes. The set is whole or absent; UserError where a folder
     of one of the names is there already.
     """
-    for category in PRODUCTS:
+    for category in categories:
         if (root / category).exists():
             raise UserError(f"{root / category}: is there already; give a new folder, or remove it")
     counts = {"train/good": train, "test/good": test_good}
     counts |= {f"test/{defect}": test_per_defect for defect in DEFECTS}
     temporary = root / f".synthetic.{os.getpid()}"
     try:
-        for number, category in enumerate(PRODUCTS):
+        for category in categories:
+            number = list(PRODUCTS).index(category)
             _write_category(temporary / category, image_size, counts, (seed, number))
-        for category in PRODUCTS:
+        for category in categories:
             (temporary / category).rename(root / category)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return list(PRODUCTS)
+    return list(categories)
 
 
 def draw(
@@ -155,9 +158,21 @@ def _gear(rng: Generator, size: int, harm: Generator | None) -> Surface:
     return Surface(height, gray[..., None] * tint, gloss, body)
 
 
+def _cloth(rng: Generator, size: int, harm: Generator | None) -> Surface:
+    """Make the weave as it comes: at any angle, anywhere, a little nearer or farther."""
+    return _woven(rng, size, harm, _placed(rng, size, shift=0.2, turn=180, scale=0.03))
+
+
 def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
-    """Make a plain weave of round yarns; `harm` takes a piece of one yarn out."""
-    x, y = _placed(rng, size, shift=0.05, turn=0.8, scale=0.01)
+    """Make a plain weave that lies nearly straight."""
+    return _woven(rng, size, harm, _placed(rng, size, shift=0.05, turn=0.8, scale=0.01))
+
+
+def _woven(
+    rng: Generator, size: int, harm: Generator | None, place: tuple[Array, Array]
+) -> Surface:
+    """Weave round yarns along x and y; `harm` takes a piece of one yarn out."""
+    x, y = place
     pitch = 0.2
     u = x / pitch + 0.05 * _cloud(rng, size, 4)
     v = y / pitch + 0.05 * _cloud(rng, size, 4)
@@ -185,6 +200,7 @@ def _weave(rng: Generator, size: int, harm: Generator | None) -> Surface:
 PRODUCTS: dict[str, Callable[[Generator, int, Generator | None], Surface]] = {
     "gear": _gear,
     "weave": _weave,
+    "cloth": _cloth,
 }
 
 

@@ -169,16 +169,15 @@ def remarks(metrics: Mapping[str, Any]) -> list[str]:
     """Say in sentences what a reader of these metrics should know: the verdicts' basis, simpler ways, light."""
     found = [metrics["verdict"]["words"]] if metrics.get("verdict") else []
     own = metrics.get("image_auroc")
-    better = {
-        name: area
-        for name, area in (metrics.get("baselines") or {}).items()
-        if area is not None and own is not None and area > own
+    simple = {
+        name: area for name, area in (metrics.get("baselines") or {}).items() if area is not None
     }
-    if better:
-        best = max(better, key=lambda name: better[name])
+    if own is not None and simple:
+        best = max(simple, key=lambda name: simple[name])
+        how = "better than the network does" if simple[best] > own else "best, but not better"
         found.append(
-            f"Without a network, {best} ranks these pictures better: AUROC {better[best]:.3f} "
-            f"against {own:.3f}."
+            f"Without a network, {best} ranks these pictures {how}: AUROC {simple[best]:.3f} against "
+            f"{own:.3f}."
         )
     light = metrics.get("image_auroc_brightness")
     if light is not None and max(light, 1 - light) > LIGHT and not metrics.get("even_light"):

@@ -74,6 +74,7 @@ def write_report(
         lists={} if found is None else picture_lists(found),
         rebuilt=[] if found is None else typical_pictures(found),
         made=_made(folder),
+        folder=shlex.quote(str(folder)),
     )
     write_text(folder / "report.html", page)
 

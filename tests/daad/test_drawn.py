@@ -48,6 +48,13 @@ def test_the_layout_is_mvtecs(tmp_path: Path) -> None:
                 assert np.unique(pixels(sample.mask)).tolist() == [0, 255]
 
 
+def test_one_draws_what_one_asks_for_and_it_is_the_same_alone(tmp_path: Path) -> None:
+    assert make_dataset(tmp_path / "alone", **SMALL, categories=["cloth"]) == ["cloth"]
+    make_dataset(tmp_path / "all", **SMALL, categories=list(PRODUCTS))
+    alone, together = (contents(tmp_path / name / "cloth") for name in ("alone", "all"))
+    assert alone == together
+
+
 def test_a_seed_means_the_same_bytes_and_another_seed_other_pictures(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         make_dataset(tmp_path / name, **SMALL, seed=seed)

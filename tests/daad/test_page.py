@@ -74,6 +74,15 @@ def test_page_labels_the_oracle(tmp_path) -> None:
     assert "chosen on the test set" in page
 
 
+def test_page_says_how_to_go_on(tmp_path) -> None:
+    verdict = {
+        **{"words": "By 41.", "recall": 0.9, "false_alarms_found": 0.0, "threshold": 2.0},
+        **{"false_alarms": 0.02, "false_alarms_asked": 0.02},
+    }
+    page = page_of(tmp_path / "a run", METRICS | {"verdict": verdict})
+    assert f"predict --run &#39;{tmp_path / 'a run'}&#39; --pictures FOLDER" in page
+
+
 def test_page_escapes_names(tmp_path) -> None:
     bad = '<script>alert("x")</script>&{0}'
     defects = {bad: {"count": 1, "image_auroc": 0.5}}
@@ -126,6 +135,7 @@ def test_page_lists_what_is_most_suspicious_and_what_went_wrong(tmp_path) -> Non
     write_report(tmp_path, METRICS, Config(), found)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('class="shown"') == len(suspicious) + len(alarms) + len(misses)
+    assert "With your own pictures" not in page
     for one in (*suspicious, *alarms, *misses):
         assert one.image in page
         assert one.image.startswith("data:image/jpeg;base64,")
