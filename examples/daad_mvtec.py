@@ -147,6 +147,9 @@ def evaluate(
     batch_norm: command.BatchNorm = None,
     false_alarms: command.FalseAlarms = None,
     even_light: command.EvenLight = False,
+    maps: Annotated[
+        Path | None, arg(help="Folder for the maps, as .tiff for MVTec's own evaluation.")
+    ] = None,
     device: command.Device = "auto",
 ) -> None:
     """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
@@ -154,7 +157,9 @@ def evaluate(
         gamma=gamma, scaling=scaling, batch_norm=batch_norm, false_alarms=false_alarms
     )
     task = load_again(read_settings(run, "category")["data"], root)
-    metrics = evaluate_run(run, task, pick_device(device), even_light=even_light, **choices)
+    metrics = evaluate_run(
+        run, task, pick_device(device), even_light=even_light, maps=maps, **choices
+    )
     _show([metrics], [run])
 
 

@@ -22,6 +22,7 @@ from daad.folder import (
 )
 from daad.io import clear_strays, save_checkpoint, write_json
 from daad.machine import is_first_process, pick_device
+from daad.maps import write_maps
 from daad.network import CHECKPOINT, load_networks
 from daad.pictures import Normals, Pictures
 from daad.task import Task
@@ -89,6 +90,7 @@ def evaluate(
     tested: Pictures | None = None,
     *,
     even_light: bool = False,
+    maps: Path | None = None,
     **choices: Any,
 ) -> dict[str, Any]:
     """Score the test pictures of `task` with the checkpoint in `folder`, and write what was found.
@@ -98,6 +100,7 @@ def evaluate(
     tested: the test pictures, where they have been decoded already.
     even_light: make them as bright as the normal ones are on average, where brightness tells good
     from anomalous before any network does.
+    maps: a folder for the standardised maps; see `write_maps`.
     choices: fields of `Config` that only matter here (gamma, scaling, batch_norm, false_alarms).
     """
     config, networks, state = load_networks(folder, device)
@@ -109,6 +112,8 @@ def evaluate(
     if even_light:
         tested = pictures.EvenLight(tested, state["brightness"])
     found = task.judge(networks, tested, config, reference) if len(tested) else None
+    if maps is not None:
+        write_maps(maps, task.name, found)
     history = state.get("history", [])
     metrics = {
         **{"variant": config.variant, task.subject: task.name, "epoch": state["epoch"]},

@@ -2,36 +2,25 @@
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from filelock import FileLock
+from PIL import Image
 
 import daad_mvtec
 from daad.config import Config
-from daad.drawn import make_dataset
 from daad.folder import finished
-from tests.helpers.scripts import call, misused, refused, table
-
-# Small enough for seconds: four levels of a 32-pixel picture, the last 2x2
-SMALL = "--image-size 32 --width 4 --division 2,2,1 --num-items 4 --lr 1e-3 --device cpu"
-TINY = f"{SMALL} --preset paper --epochs 2"
-
-
-def script(*arguments, cwd):
-    return call(daad_mvtec.main, *arguments, cwd=cwd)
+from tests.helpers.mvtec_script import SMALL, TINY, make_data, script
+from tests.helpers.scripts import misused, refused, table
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("data")
-    make_dataset(root, image_size=32, train=12, test_good=4, test_per_defect=3)
-    return root
+    return make_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +107,22 @@ def test_evaluate_can_even_the_light(trained, tmp_path):
     assert finished(run, config, "category") is None
 
 
+def test_maps_are_written_for_other_evaluations(trained, data, tmp_path):
+    run = shutil.copytree(trained[0] / "gear", tmp_path / "gear")
+    common = ("evaluate", "--run", run, "--maps", tmp_path / "maps", "--device", "cpu")
+    done = script(*common, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = table(run / "scores.csv")
+    for row in scores:
+        path = tmp_path / "maps" / "gear" / Path(row["path"]).with_suffix(".tiff")
+        with Image.open(path) as image:
+            assert (image.mode, image.size) == ("F", (32, 32))
+            highest = np.asarray(image).max()
+        assert highest == pytest.approx(float(row["score"]), rel=1e-5)
+    assert len(list((tmp_path / "maps").rglob("*.tiff"))) == len(scores)
+    refused(script(*common, cwd=tmp_path), "is there already", "--maps")
+
+
 def test_a_picture_has_one_score_wherever_it_is_judged(trained, data, tmp_path):
     pictures = data / "weave" / "test" / "spot"
     done = script(
@@ -187,22 +192,6 @@ def test_presets_are_options_that_others_count_more_than(data, tmp_path):
     misused(script(*common, "c", "--preset", "huge", cwd=tmp_path), "--preset", "huge")
 
 
-@pytest.mark.slow
-def test_resume_goes_on_as_if_unbroken(data, tmp_path):
-    common = ["train", "--root", data, "--category", "gear", "--preset", "paper", *SMALL.split()]
-    whole = script(*common, "--epochs", 3, "--out", "whole", cwd=tmp_path)
-    first = script(*common, "--epochs", 2, "--out", "broken", cwd=tmp_path)
-    again = script(*common, "--epochs", 3, "--out", "broken", "--resume", cwd=tmp_path)
-    assert (whole.returncode, first.returncode, again.returncode) == (0, 0, 0), again.stderr
-    one, other = (
-        torch.load(tmp_path / out / "gear" / "checkpoint.ckpt", weights_only=True)["generator"]
-        for out in ("whole", "broken")
-    )
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    scores = [(tmp_path / out / "gear" / "scores.csv").read_text() for out in ("whole", "broken")]
-    assert scores[0] == scores[1]
-
-
 def test_the_demo_writes_over_nothing(tmp_path):
     assert daad_mvtec._new_folder(tmp_path / "demo") == tmp_path / "demo"
     (tmp_path / "demo").mkdir()
@@ -267,56 +256,6 @@ def test_a_run_that_exists_is_refused_and_kept(trained, data, tmp_path):
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_two_processes_at_one_run_are_refused(trained, data, tmp_path):
-    common = ("train", "--root", data, "--category", "gear", "--out", tmp_path, *TINY.split())
-    with FileLock(tmp_path / ".gear.lock"):
-        refused(script(*common, cwd=tmp_path), "gear: another process is at this run")
-        assert not (tmp_path / "gear").exists()
-    assert script(*common, cwd=tmp_path).returncode == 0
-
-
-def test_resume_says_what_it_goes_on_from(trained, data, tmp_path):
-    common = ("train", "--root", data, "--category", "gear", "--out", tmp_path / "out")
-    common = (*common, "--resume", *TINY.split())
-    done = script(*common, cwd=tmp_path)
-    assert "no checkpoint to go on from, so training starts at the beginning" in done.stderr
-    run = tmp_path / "out" / "gear"
-    (run / ".77.88.ckpt").touch()
-    settings = json.loads((run / "config.json").read_text())
-    settings["versions"]["torch"] = "1.0"
-    (run / "config.json").write_text(json.dumps(settings))
-    done = script(*common, cwd=tmp_path)
-    assert done.returncode == 0
-    assert "began with other versions (torch 1.0, now " in done.stderr
-    assert "nothing left to train" in done.stderr
-    assert not (run / ".77.88.ckpt").exists()
-
-
-@pytest.mark.slow
-def test_a_run_that_is_told_to_end_goes_on_later(data, tmp_path):
-    command = [sys.executable, str(SCRIPT), "train", "--root", str(data), "--category", "gear"]
-    command += [*SMALL.split(), "--preset", "paper", "--epochs", "100000"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    run = tmp_path / "runs" / "daad" / "gear"
-    while not (run / "history.csv").exists():  # it trains
-        time.sleep(0.1)
-        assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "the same command with --resume goes on" in error
-    before = torch.load(run / "checkpoint.ckpt", weights_only=True)["epoch"]
-    process = subprocess.Popen([*command, "--resume"], cwd=tmp_path, stderr=subprocess.PIPE)
-    while len(table(run / "history.csv")) < before + 2:
-        time.sleep(0.1)
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGINT
-    epochs = [int(row["epoch"]) for row in table(run / "history.csv")]
-    assert epochs == list(range(1, len(epochs) + 1))
-
-
 def test_what_is_no_run_is_refused(tmp_path):
     refused(script("evaluate", "--run", tmp_path, cwd=tmp_path), "not the folder of a run")
     settings = tmp_path / "config.json"
@@ -336,13 +275,3 @@ def test_the_script_itself_refuses_in_one_line(tmp_path):
     command = [sys.executable, str(SCRIPT), "train", "--root", "none", "--category", "x"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     refused(done, "none")
-
-
-@pytest.mark.slow
-def test_two_processes_make_one_run(data, tmp_path):
-    command = [sys.executable, str(SCRIPT), "train", "--root", str(data), "--category", "gear"]
-    command += ["--variant", "daad+", "--devices", "2", *TINY.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "runs" / "daad+" / "gear" / "metrics.json").exists()
-    assert done.stdout.count("The score on the test set") == 1
