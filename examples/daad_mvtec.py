@@ -15,11 +15,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from tyro.conf import OmitArgPrefixes, UseAppendAction, arg
 from tyro.extras import SubcommandApp
 
@@ -27,7 +26,6 @@ from daad import command, predicting
 from daad.command import Preset
 from daad.config import Config
 from daad.export import SUFFIXES, Format, export
-from daad.findings import remarks
 from daad.folder import Hardware, claim_folders, read_settings
 from daad.io import UserError, printable
 from daad.machine import is_first_process, pick_device
@@ -40,11 +38,10 @@ from daad.mvtec import (
     split_normals,
     write_summary,
 )
-from daad.pictures import read_picture
-from daad.predicting import Summary, find_pictures, predict
+from daad.predicting import find_pictures, predict
 from daad.run import evaluate as evaluate_run
 from daad.run import run
-from daad.verdict import ANOMALOUS
+from daad.terminal import console, introduce, show_predictions, show_results
 
 # What fits two minutes on two cores: twice the steps of `--preset try`
 DEMO = Config(
@@ -62,10 +59,8 @@ DEMO = Config(
 )
 
 DEFAULTS = Config.of("photographs")
-OBLONG = 1.1  # longer to shorter side, from which on it is said that proportions change
 
 app = SubcommandApp()
-console = Console(markup=False, highlight=False)  # names may look like markup
 
 
 @app.command
@@ -112,6 +107,8 @@ def train(
     device: command.Device = "auto",
     devices: command.Devices = 1,
     num_nodes: command.Machines = 1,
+    compile_: command.Compile = False,
+    tensorboard: command.TensorBoard = False,
     resume: Annotated[bool, arg(help="Go on with the runs that are in OUT.")] = False,
     settings: command.Settings = None,
 ) -> None:
@@ -133,9 +130,11 @@ def train(
             f"several devices train one category at a time; {len(categories)} were given"
         )
     config = config.resolve()
-    hardware = Hardware(device, devices, num_nodes)
+    hardware = Hardware(device, devices, num_nodes, compile_)
     out = out or Path("runs", config.variant)
-    _train_all(config, categories, out, hardware, steps=steps, resume=resume)
+    _train_all(
+        config, categories, out, hardware, steps=steps, resume=resume, tensorboard=tensorboard
+    )
 
 
 @app.command
@@ -160,7 +159,7 @@ def evaluate(
     metrics = evaluate_run(
         run, task, pick_device(device), even_light=even_light, maps=maps, **choices
     )
-    _show([metrics], [run])
+    show_results([metrics], [run])
 
 
 @app.command(name="predict")
@@ -194,7 +193,7 @@ def predict_pictures(
             top=top,
             step=lambda count: progress.advance(task, count),
         )
-    _show_predictions(summary, out, heatmaps=heatmaps)
+    show_predictions(summary, out, heatmaps=heatmaps)
     passed = ", ".join(f"{count} {kind}" for kind, count in sorted(found.passed_over.items()))
     if passed:
         console.print(f"No pictures by their names, and passed over: {passed}")
@@ -231,24 +230,6 @@ def export_run(
     )
 
 
-def _show_predictions(summary: Summary, out: Path, *, heatmaps: bool) -> None:
-    total = summary.counts.total()
-    table = Table("picture", title="The highest scores")
-    for heading in ("score", "p", "verdict"):
-        table.add_column(heading, justify="left" if heading == "verdict" else "right")
-    for row in summary.highest:
-        table.add_row(row.path, f"{row.score:.2f}", f"{row.p:.3f}", row.verdict)
-    console.print(table)
-    threshold = summary.threshold
-    console.print(
-        f"{summary.counts[ANOMALOUS]} of {total} pictures are anomalous: their scores are above "
-        f"{threshold.value:.2f}, which at most {100 * threshold.rate:.3g} % of normal pictures reach."
-    )
-    console.print(summary.words)
-    where = f", where to look: {out / 'heatmaps'}" if heatmaps else ""
-    console.print(f"All verdicts: {out / 'predictions.csv'}{where}", soft_wrap=True)
-
-
 def _train_all(
     config: Config,
     categories: Sequence[Category],
@@ -257,6 +238,7 @@ def _train_all(
     *,
     steps: int | None = None,
     resume: bool,
+    tensorboard: bool = False,
 ) -> None:
     """Train one run for each category, in OUT/NAME; with several, write OUT/summary.csv."""
     folders = [out / category.name for category in categories]
@@ -267,63 +249,23 @@ def _train_all(
         learned, held_out = split_normals(category.train, config.held_out)
         chosen = category.completed(config)
         if is_first_process():
-            _introduce(category, chosen, len(learned), len(held_out))
+            introduce(category, chosen, len(learned), len(held_out))
         batches = math.ceil(len(learned) / config.batch_size)
         epochs = config.epochs if steps is None else max(1, round(steps / batches))
         chosen = dataclasses.replace(chosen, epochs=epochs)
-        results.append(
-            run(chosen, category, folder, hardware, resume=resume, advice=command.QUICKER)
+        found = run(
+            chosen,
+            category,
+            folder,
+            hardware,
+            resume=resume,
+            tensorboard=tensorboard,
+            advice=command.QUICKER,
         )
+        results.append(found)
         if len(categories) > 1:
             write_summary(out / "summary.csv", results)
-    _show(results, folders)
-
-
-def _introduce(category: Category, config: Config, learned: int, held_out: int) -> None:
-    """Say what was found, and what becomes of it."""
-    bad = [sample for sample in category.test if sample.label]
-    masks = sum(sample.mask is not None for sample in bad)
-    console.print(
-        f"{printable(category.name)}: {learned} normal pictures to learn from, {held_out} held out for "
-        f"verdicts; to test with {len(category.test) - len(bad)} good and {len(bad)} anomalous ones, "
-        f"{masks} with a mask"
-    )
-    width, height = read_picture(category.train[0].path, lambda image: image.size)
-    if config.fit == "squeeze" and max(width, height) > OBLONG * min(width, height):
-        console.print(
-            f"Pictures of {width}x{height} are squeezed to {config.image_size}x{config.image_size}; "
-            f"--fit pad keeps their proportions"
-        )
-    if config.white is not None:
-        console.print(f"In gray pictures of 16 bits {config.white} is white")
-
-
-def _show(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:
-    shown = {
-        "image AUROC": "image_auroc",
-        "AP": "average_precision",
-        "best F1": "best_f1",
-        "recall at 5 %": "recall_at_5_percent",
-        "pixel AUROC": "pixel_auroc",
-        "AUPRO": "aupro",
-    }
-    tested = [metrics for metrics in results if metrics["defects"]]
-    if tested:
-        table = Table("category", "variant", title="The score on the test set")
-        for heading in shown:
-            table.add_column(heading, justify="right")
-        for metrics in tested:
-            values = (command.auroc_text(metrics.get(key)) for key in shown.values())
-            table.add_row(printable(metrics["category"]), metrics["variant"], *values)
-        console.print(table)
-    for metrics, folder in zip(results, folders, strict=True):
-        for line in remarks(metrics):
-            console.print(f"{printable(metrics['category'])}: {line}")
-        console.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
-        console.print(
-            f"Judge pictures: python {sys.argv[0]} predict --run {folder} --pictures FOLDER",
-            soft_wrap=True,
-        )
+    show_results(results, folders)
 
 
 def _new_folder(path: Path) -> Path:

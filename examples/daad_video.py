@@ -47,6 +47,8 @@ def train(
     device: command.Device = "auto",
     devices: command.Devices = 1,
     num_nodes: command.Machines = 1,
+    compile_: command.Compile = False,
+    tensorboard: command.TensorBoard = False,
     resume: Annotated[bool, arg(help="Go on with the run that is in OUT.")] = False,
     settings: command.Settings = None,
 ) -> None:
@@ -56,8 +58,9 @@ def train(
     if is_first_process():
         frames = sum(len(clip.frames) for clip in video.train)
         console.print(f"[bold]{video.name}[/bold]: {len(video.train)} clips, {frames} frames")
-    hardware = Hardware(device, devices, num_nodes)
-    _show(run(config, video, folder, hardware, resume=resume), folder)
+    hardware = Hardware(device, devices, num_nodes, compile_)
+    metrics = run(config, video, folder, hardware, resume=resume, tensorboard=tensorboard)
+    _show(metrics, folder)
 
 
 @app.command

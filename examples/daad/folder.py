@@ -25,11 +25,15 @@ SETTINGS, METRICS = "config.json", "metrics.json"
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`; how many devices on how many machines."""
+    """Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`; how many devices on how many machines.
+
+    compile: whether torch.compile makes code of the networks.
+    """
 
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
+    compile: bool = False
 
     @property
     def name(self) -> str:

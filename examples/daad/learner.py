@@ -1,7 +1,7 @@
 """Learning, step by step: Eq. 3, with an optimiser for each network."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ MEMORY_FORMAT = torch.channels_last
 class Learner:
     """The networks with all that a step of training changes."""
 
-    def __init__(self, config: Config, fabric: "Fabric", networks: Networks) -> None:
+    def __init__(
+        self, config: Config, fabric: "Fabric", networks: Networks, *, compile: bool = False
+    ) -> None:
         self.config = config
+        self._compile = compile
         self.fabric = fabric
         self.networks = networks
         self.modules: dict[str, nn.Module] = {}
@@ -39,7 +42,9 @@ class Learner:
 
     def _set_up(self, name: str, module: nn.Module) -> None:
         module.to(memory_format=MEMORY_FORMAT)  # type: ignore[call-overload]
-        self.modules[name] = self.fabric.setup_module(module)
+        # What is compiled has the same parameters; weights are read from the module itself.
+        compiled = cast(nn.Module, torch.compile(module)) if self._compile else module
+        self.modules[name] = self.fabric.setup_module(compiled)
         # The optimiser stays PyTorch's own: a scaler hands a fused optimiser its verdict through
         # attributes, which would stop at Fabric's wrapper.
         lr, half = known(self.config.lr), self.config.precision == "16"

@@ -87,12 +87,15 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
-def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "Fabric":
+def start_fabric(
+    device: str, devices: int, num_nodes: int, precision: str, logs: Path | None = None
+) -> "Fabric":
     """Set up Fabric for `devices` devices on each of `num_nodes` machines, and start its processes.
 
     With several devices Fabric starts this script once more for each. Where `fabric run` has done so,
     its options decide, and what is left at its default here does not contradict them.
-    `precision` is "32", "bf16" or "16". UserError for a combination that cannot be.
+    `precision` is "32", "bf16" or "16". logs: a folder for TensorBoard. UserError for a combination
+    that cannot be.
     """
     # Here, since the benchmarks ask for names alone.
     from lightning_fabric import Fabric
@@ -110,7 +113,11 @@ def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "
     wanted = count if chosen.index is None else [chosen.index]
     try:
         fabric = Fabric(
-            accelerator=accelerator, devices=wanted, num_nodes=num_nodes, **_precision(precision)
+            accelerator=accelerator,
+            devices=wanted,
+            num_nodes=num_nodes,
+            loggers=_loggers(logs),
+            **_precision(precision),
         )
     except (RuntimeError, ValueError) as error:  # Fabric's own words name the options at odds
         raise UserError(f"cannot compute as asked: {' '.join(str(error).split())}") from error
@@ -119,6 +126,19 @@ def start_fabric(device: str, devices: int, num_nodes: int, precision: str) -> "
     if not by_fabric_run:
         fabric.launch()
     return fabric
+
+
+def _loggers(logs: Path | None) -> list[Any]:
+    if logs is None:
+        return []
+    from lightning_fabric.loggers.tensorboard import TensorBoardLogger
+
+    try:
+        return [TensorBoardLogger(logs.parent, name=logs.name, version="")]
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "--tensorboard needs one package more: pip install tensorboard, or tensorboardX"
+        ) from error
 
 
 def _precision(precision: str) -> dict[str, Any]:

@@ -41,13 +41,14 @@ def run(
     *,
     resume: bool = False,
     deadline: float | None = None,
+    tensorboard: bool = False,
     advice: str = "",
 ) -> dict[str, Any]:
     """Train on the normal pictures of `task` and evaluate on its test pictures; return the metrics.
 
     The folder is made: config.json, history.csv, checkpoint.ckpt, metrics.json, figures/history.png
     and what the task writes. UserError where it exists, unless `resume` is to go on with it, and
-    where another process is at it. advice: is said where training will take hours.
+    where another process is at it. tensorboard: see `train`. advice: is said where training will take hours.
     OutOfTime where training was not done at the `deadline`; see `train`.
     """
     config = task.completed(config.resolve(task.kind))
@@ -77,6 +78,7 @@ def run(
             held_out=normals.measured if normals.source == "held-out" else None,
             scorer=lambda networks: task.judge(networks, tested, config).auroc,
             deadline=deadline,
+            tensorboard=tensorboard,
             advice=advice,
         )
         fit_reference(folder, task, device, normals)

@@ -42,6 +42,8 @@ def train(
     device: str = "auto",
     devices: int = 1,
     num_nodes: int = 1,
+    compile: bool = False,
+    tensorboard: bool = False,
     resume: bool = False,
     held_out: Pictures | None = None,
     scorer: Scorer | None = None,
@@ -53,6 +55,7 @@ def train(
     With several devices each takes `config.batch_size` pictures a step, and only the first process
     returns. UserError for what cannot be trained, or when a loss is no longer finite.
     resume: go on from the folder's checkpoint, which every machine must see, as if never stopped.
+    compile: by torch.compile. tensorboard: write the history for TensorBoard too.
     held_out: pictures that are not trained on, for the loss on them after each epoch, by which
     `config.patience` may end training early.
     scorer: gives the AUROC on the test set, for every `config.evaluate_every` epochs, and leaves the
@@ -66,7 +69,8 @@ def train(
     """
     if not len(pictures):
         raise UserError("no pictures to train on; put normal ones into train/good")
-    fabric = start_fabric(device, devices, num_nodes, config.precision)
+    logs = folder / "tensorboard" if tensorboard else None
+    fabric = start_fabric(device, devices, num_nodes, config.precision, logs)
     state = checkpoint_to_resume(folder / CHECKPOINT, config) if resume else None
     console = Console(stderr=True) if fabric.is_global_zero else None
     if state is not None and is_over(config, state["epoch"], state["history"]):
@@ -74,7 +78,7 @@ def train(
             console.print(f"nothing left to train: {folder} is at epoch {state['epoch']}")
             History(folder / "history.csv", state["history"]).write(always=True)  # if it was lost
     else:
-        Trainer(config, fabric, folder, state).fit(
+        Trainer(config, fabric, folder, state, compile=compile).fit(
             pictures, held_out, scorer, console, deadline, advice
         )
     end_processes(fabric)
@@ -121,7 +125,13 @@ class Trainer:
     """The networks, their optimisers and everything else that a checkpoint holds."""
 
     def __init__(
-        self, config: Config, fabric: "Fabric", folder: Path, state: dict[str, Any] | None
+        self,
+        config: Config,
+        fabric: "Fabric",
+        folder: Path,
+        state: dict[str, Any] | None,
+        *,
+        compile: bool = False,
     ) -> None:
         """Start from the checkpoint's `state`, or with None from the seed."""
         self.config = config
@@ -138,7 +148,7 @@ class Trainer:
         self.step, self.totals, self.seconds = 0, dict[str, Tensor](), 0.0
         self.drawn = self.random.get_state()  # as the epoch began, whose order it decides
         self.history = History(folder / "history.csv", [])
-        self.learner = Learner(config, fabric, self.networks)
+        self.learner = Learner(config, fabric, self.networks, compile=compile)
         if state is not None:
             self._restore(state)
 
@@ -180,6 +190,8 @@ class Trainer:
                 if scorer and config.evaluate_every and self.epoch % config.evaluate_every == 0:
                     row["auroc"] = scorer(self.networks) if self.fabric.is_global_zero else None
                     self.fabric.barrier()
+                values = {name: value for name, value in row.items() if value is not None}
+                self.fabric.log_dict(values, step=self.epoch)
                 self._keep(watch)
                 if watch.late and not self.over:
                     raise OutOfTime
