@@ -41,7 +41,7 @@ from daad.mvtec import (
 from daad.predicting import find_pictures, predict
 from daad.run import evaluate as evaluate_run
 from daad.run import run
-from daad.terminal import console, introduce, show_predictions, show_results
+from daad.terminal import console, introduce, show_passed_over, show_predictions, show_results
 
 # What fits two minutes on two cores: twice the steps of `--preset try`
 DEMO = Config(
@@ -194,9 +194,7 @@ def predict_pictures(
             step=lambda count: progress.advance(task, count),
         )
     show_predictions(summary, out, heatmaps=heatmaps)
-    passed = ", ".join(f"{count} {kind}" for kind, count in sorted(found.passed_over.items()))
-    if passed:
-        console.print(f"No pictures by their names, and passed over: {passed}")
+    show_passed_over(found.passed_over)
     if summary.skipped:
         for name, reason in summary.skipped[:10]:
             print(f"skipped {printable(name)}: {printable(reason)}", file=sys.stderr)

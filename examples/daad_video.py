@@ -23,6 +23,7 @@ from daad.folder import Hardware, read_settings
 from daad.machine import is_first_process, pick_device
 from daad.run import evaluate as evaluate_run
 from daad.run import run
+from daad.unpacking import unpack
 from daad.video import load_video
 
 app = SubcommandApp()
@@ -78,6 +79,16 @@ def evaluate(
         root, labels = Path(data["root"]), labels or Path(data["labels"])
     choices = command.given(gamma=gamma, batch_norm=batch_norm)
     _show(evaluate_run(run, load_video(root, labels), pick_device(device), **choices), run)
+
+
+@app.command(name="unpack")
+def unpack_video(
+    source: Annotated[Path, arg(help="Folder of training_videos and testing_videos.")],
+    out: Annotated[Path, arg(help="Folder of frames to make, which train takes as its --root.")],
+) -> None:
+    """Make frames and labels of CUHK Avenue's .avi and .mat files."""
+    counts = unpack(source, out)
+    console.print(f"{len(counts)} videos, {sum(counts.values())} frames: {out}")
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:

@@ -9,6 +9,7 @@ Hidden files and whatever is no picture are passed over.
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from daad.pictures import (
     PictureFiles,
     Pictures,
     Sample,
+    is_picture,
+    kind_of,
     list_folders,
     list_pictures,
     natural_order,
@@ -85,6 +88,14 @@ class Category:
         paths = [path for one in samples for path in (one.path, *mask_files(one))]
         where = {"root": str(self.root.resolve()), "category": self.name, **self.folders}
         return where | {"fingerprint": fingerprint(self.root, paths)}
+
+    def passed_over(self) -> Counter[str]:
+        """Count by suffix the files among the category's that are no pictures by their names."""
+        inside = (self.root / self.name / part for part in ("train", "test"))
+        places = [Path(self.folders[key]) for key in ("good", "bad") if key in self.folders]
+        files = (path for place in places or inside for path in place.rglob("*"))
+        others = (path for path in files if path.is_file() and not is_picture(path))
+        return Counter(kind_of(path.name) for path in others if not path.name.startswith("."))
 
     def completed(self, config: Config) -> Config:
         """Decide the value of white, where normal pictures have 16 bits and it is not given."""

@@ -254,6 +254,11 @@ def is_picture(path: Path) -> bool:
     return visible and path.is_file()
 
 
+def kind_of(name: str) -> str:
+    """Name the kind of a file by its suffix."""
+    return Path(name).suffix.lower() or "without a suffix"
+
+
 def list_folders(folder: Path) -> list[str]:
     """Name the folders directly in `folder`, in no order; none where there is no folder."""
     inside = folder.iterdir() if folder.is_dir() else ()

@@ -28,6 +28,7 @@ from daad.pictures import (
     EvenLight,
     StoredPictures,
     is_picture,
+    kind_of,
     natural_order,
     read_rgb,
 )
@@ -121,7 +122,7 @@ def _walk(folder: Path, out: Path, found: Found) -> list[Path]:
             if is_picture(here / name):
                 paths.append(here / name)
             elif not name.startswith("."):
-                found.passed_over[Path(name).suffix.lower() or "without a suffix"] += 1
+                found.passed_over[kind_of(name)] += 1
     return paths
 
 

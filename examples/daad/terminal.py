@@ -1,6 +1,7 @@
 """What `daad_mvtec.py` prints."""
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ def introduce(category: Category, config: Config, learned: int, held_out: int) -
         f"verdicts; to test with {len(category.test) - len(bad)} good and {len(bad)} anomalous ones, "
         f"{masks} with a mask"
     )
+    show_passed_over(category.passed_over())
     width, height = read_picture(category.train[0].path, lambda image: image.size)
     if config.fit == "squeeze" and max(width, height) > OBLONG * min(width, height):
         console.print(
@@ -39,6 +41,13 @@ def introduce(category: Category, config: Config, learned: int, held_out: int) -
         )
     if config.white is not None:
         console.print(f"In gray pictures of 16 bits {config.white} is white")
+
+
+def show_passed_over(kinds: Counter[str]) -> None:
+    """Say how many files of each kind are no pictures by their names."""
+    if kinds:
+        listed = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        console.print(f"No pictures by their names, and passed over: {listed}")
 
 
 def show_results(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> None:

@@ -3,6 +3,8 @@
     ROOT/training/frames/<clip>/*   frames of normal clips, to learn from
     ROOT/testing/frames/<clip>/*    frames to score
 
+UCSD's own folders, ROOT/Train/<clip> and ROOT/Test/<clip>, are taken too.
+
 Which of these are abnormal is said in one of three forms:
 
     frame_labels.npz            for each clip an array of 0 and 1 under its name
@@ -48,7 +50,8 @@ from daad.pictures import (
 )
 from daad.verdict import Reference
 
-TRAINING, TESTING = Path("training", "frames"), Path("testing", "frames")
+# Where clips to learn from and clips to score are: as MNAD has them, and as UCSD published them
+LAYOUTS = (("training/frames", "testing/frames"), ("Train", "Test"))
 FILES = ("frame_labels.npz", "frame_labels.npy")
 MASKS = "_gt"  # ends the name of a clip's folder of masks
 
@@ -134,9 +137,11 @@ def load_video(root: Path, labels: Path | None = None) -> Video:
     that `find_labels` finds. UserError where clips or labels are missing, where they do not fit
     each other, or where the test frames are all normal or all abnormal.
     """
-    train = list_clips(root, TRAINING)
-    test = list_clips(root, TESTING)
-    source = labels or find_labels(root, root / TESTING)
+    there = (one for one in LAYOUTS if any((root / part).is_dir() for part in one))
+    training, testing = next(there, LAYOUTS[0])
+    train = list_clips(root, training)
+    test = list_clips(root, testing)
+    source = labels or find_labels(root, root / testing)
     known = load_labels(source, {clip.name: len(clip.frames) for clip in test})
     abnormal = torch.cat(known)
     if abnormal.all() or not abnormal.any():
@@ -148,7 +153,7 @@ def load_video(root: Path, labels: Path | None = None) -> Video:
     return Video(root, train, test, known, source)
 
 
-def list_clips(root: Path, part: Path) -> list[Clip]:
+def list_clips(root: Path, part: str) -> list[Clip]:
     """List the clips in ROOT/PART, clips and frames in natural order (2 before 10).
 
     Folders of masks (`<clip>_gt`) are none. UserError where there is no clip, or one without frames.
@@ -157,8 +162,8 @@ def list_clips(root: Path, part: Path) -> list[Clip]:
     names = [name for name in list_folders(folder) if not name.endswith(MASKS)]
     if not names:
         raise UserError(
-            f"{folder}: no clips; expected {TRAINING}/CLIP and {TESTING}/CLIP in {root}, "
-            f"each CLIP a folder of frames ({TYPES})"
+            f"{folder}: no clips; expected {' and '.join(f'{one}/CLIP' for one in LAYOUTS[0])} in "
+            f"{root}, or UCSD's {' and '.join(LAYOUTS[1])}, each CLIP a folder of frames ({TYPES})"
         )
     clips = [Clip(name, list_pictures(folder / name)) for name in sorted(names, key=natural_order)]
     for clip in clips:

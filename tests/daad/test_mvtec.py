@@ -196,6 +196,16 @@ def test_masks_by_other_names_and_folders_of_masks(tmp_path: Path) -> None:
 # Any folders
 
 
+def test_what_is_no_picture_is_counted_by_kind(tmp_path: Path) -> None:
+    make_category(tmp_path / "part")
+    for name in ("train/good/a.HEIC", "test/scratch/b.heic", "test/notes", "test/good/.hidden"):
+        (tmp_path / "part" / name).touch()
+    counted = load_category(tmp_path, "part").passed_over()
+    assert counted == {".heic": 2, "without a suffix": 1}
+    good = tmp_path / "part" / "train" / "good"
+    assert load_folders(good).passed_over() == {".heic": 1}
+
+
 def test_folders_are_taken_with_all_below(tmp_path: Path) -> None:
     for name in ("10", "9", "deep/1"):
         save(tmp_path / f"good/{name}.png")

@@ -13,10 +13,11 @@ from daad.form import Form
 from daad.frames import excerpts
 from daad.io import UserError
 from daad.pictures import PictureFiles
-from daad.video import TESTING, TRAINING, all_frames, list_clips, load_labels, load_video
+from daad.video import LAYOUTS, all_frames, list_clips, load_labels, load_video
 from tests.helpers.video_clips import make_clip, make_masks, make_video, save_frame
 
 REAL = Path(os.environ.get("BLOCKMEM_DATA", Path(__file__).parents[3] / "shared" / "data"))
+TRAINING, TESTING = LAYOUTS[0]
 LENGTHS = {"01": 3, "02": 2}
 LABELS = [[0, 1, 1], [0, 0]]
 
@@ -127,6 +128,20 @@ def test_labels_of_a_npy_are_cut_by_clip(root: Path, shape: tuple[int, ...]) -> 
 def test_labels_may_be_named_for_the_video_as_mnad_does(root: Path) -> None:
     np.save(root / f"frame_labels_{root.name}.npy", np.array([0, 1, 1, 0, 0]))
     assert labels_of(root) == LABELS
+
+
+def test_ucsd_is_taken_as_it_was_published(tmp_path: Path) -> None:
+    """Train/Train001/001.tif, Test/Test001/001.tif and its masks Test/Test001_gt/001.bmp."""
+    root = tmp_path / "UCSDped2"
+    make_clip(root / "Train" / "Train001", 4, ".tif")
+    make_clip(root / "Test" / "Test001", 3, ".tif")
+    make_masks(root / "Test" / "Test001_gt", [0, 1, 0])
+    make_clip(root / "Test" / "Test002", 2, ".tif")
+    make_masks(root / "Test" / "Test002_gt", [1, 1])
+    video = load_video(root)
+    assert [clip.name for clip in video.train] == ["Train001"]
+    assert [clip.name for clip in video.test] == ["Test001", "Test002"]
+    assert [labels.tolist() for labels in video.labels] == [[False, True, False], [True, True]]
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".png"])
