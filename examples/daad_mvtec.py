@@ -10,7 +10,6 @@ python examples/daad_mvtec.py evaluate --run runs/daad+/bottle
 
 import dataclasses
 import itertools
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -248,9 +247,9 @@ def _train_all(
         chosen = category.completed(config)
         if is_first_process():
             introduce(category, chosen, len(learned), len(held_out))
-        batches = math.ceil(len(learned) / config.batch_size)
-        epochs = config.epochs if steps is None else max(1, round(steps / batches))
-        chosen = dataclasses.replace(chosen, epochs=epochs)
+        if steps is not None:
+            epochs = command.epochs_of(steps, len(learned), config)
+            chosen = dataclasses.replace(chosen, epochs=epochs)
         found = run(
             chosen,
             category,

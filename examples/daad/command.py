@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import signal
 import sys
 import tomllib
@@ -189,6 +190,11 @@ def setting_text(value: Any) -> str:
 def given(**choices: Any) -> dict[str, Any]:
     """Keep the choices that were made, None being none."""
     return {name: value for name, value in choices.items() if value is not None}
+
+
+def epochs_of(steps: int, pictures: int, config: Config) -> int:
+    """Count the epochs of `pictures` that are about as long as `steps` batches; at least 1."""
+    return max(1, round(steps / math.ceil(pictures / config.batch_size)))
 
 
 def auroc_text(value: float | None) -> str:
