@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from blockmem import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -33,3 +35,12 @@ def test_links_lead_somewhere():
 
 def test_the_changelog_has_this_version():
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_citation_has_this_version():
+    assert f"version: {__version__}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not (ROOT / ".github").exists(), reason="a source distribution has none")
+def test_workflows_call_the_script_that_says_what_a_green_build_is():
+    assert "bash .ci/run" in (ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8")
