@@ -135,7 +135,7 @@ class BlockwiseMemory(nn.Module):
         )
 
     def reset_parameters(self) -> None:
-        r"""Draw the memory anew, uniform in :math:`\pm 1/\sqrt D`."""
+        r"""Draw the memory again, uniform in :math:`\pm 1/\sqrt D`."""
         bound = 1 / math.sqrt(self.memory.shape[1])
         nn.init.uniform_(self.memory, -bound, bound)
 

@@ -199,7 +199,7 @@ def _buffers_put_back(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, name, buffer, before in held:
-            module._buffers[name] = buffer  # some modules write, some assign anew
+            module._buffers[name] = buffer  # some modules write, some assign others
             buffer.copy_(before)
 
 

@@ -159,7 +159,7 @@ def train(
         print(f"epoch {epoch} of {epochs}: {line}", flush=True)
         if not torch.stack(list(losses.values())).isfinite().all():
             raise FloatingPointError(f"epoch {epoch}: {line}; give a smaller --lr")
-    # BatchNorm's statistics come from the last few steps; take them anew from all pictures.
+    # BatchNorm's statistics come from the last few steps; recompute them from all pictures.
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     update_bn(batches(pictures, order, device), g)
     if d is not None:

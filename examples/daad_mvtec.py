@@ -150,7 +150,7 @@ def evaluate(
     ] = None,
     device: command.Device = "auto",
 ) -> None:
-    """Score the test set with a trained run again; writes its scores, metrics and figures anew."""
+    """Score the test set with a trained run again; writes over its scores, metrics and figures."""
     choices = command.given(
         gamma=gamma, scaling=scaling, batch_norm=batch_norm, false_alarms=false_alarms
     )

@@ -70,7 +70,7 @@ def evaluate(
     batch_norm: command.BatchNorm = None,
     device: command.Device = "auto",
 ) -> None:
-    """Score the test split with the trained run of a class again; writes its results anew."""
+    """Score the test split with the trained run of a class again; writes over its results."""
     choices = command.given(gamma=gamma, scaling=scaling, batch_norm=batch_norm)
     settings = read_settings(run, "class")
     data = settings["data"]

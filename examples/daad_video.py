@@ -73,7 +73,7 @@ def evaluate(
     batch_norm: command.BatchNorm = None,
     device: command.Device = "auto",
 ) -> None:
-    """Score the test clips with a trained run again; writes scores, metrics and curves anew."""
+    """Score the test clips with a trained run again; writes over scores, metrics and curves."""
     data = read_settings(run, "labels")["data"]
     if root is None:
         root, labels = Path(data["root"]), labels or Path(data["labels"])

@@ -1,6 +1,6 @@
 """The score on photographs, measured: networks at `--preset cpu` against methods without one.
 
-python examples/score_table.py --data DATA                     write docs/photographs.md's table anew
+python examples/score_table.py --data DATA                     write the table of docs/photographs.md
 python examples/score_table.py --data DATA --workers 13 --minutes 14     and train what is missing
 
 Trains each network on each set with each seed, several at once, and adds a line to the CSV as each is

@@ -54,7 +54,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def say_how_it_goes_on(folder: Path, *, resume: bool) -> None:
-    """Say where --resume begins anew, or goes on with other versions of the software."""
+    """Say where --resume starts from the beginning, or goes on with other versions of the software."""
     if not resume:
         print(
             f"{folder}: no checkpoint to go on from, so training starts at the beginning",
