@@ -32,13 +32,8 @@ from daad.io import UserError
 from daad.mvtec import Category
 from daad.pictures import GOOD, Sample, StoredPictures
 
-CLASSES = {
-    "mnist": tuple("0123456789"),
-    "cifar10": (
-        *("airplane", "automobile", "bird", "cat", "deer"),
-        *("dog", "frog", "horse", "ship", "truck"),
-    ),
-}
+_CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck"
+CLASSES = {"mnist": tuple("0123456789"), "cifar10": tuple(_CIFAR10.split())}
 MNIST_PLACES = (".", "raw", "MNIST/raw")  # the last is torchvision's
 CIFAR10_PLACES = (".", "cifar-10-batches-py")
 MOST_PICTURES = 300_000  # in a file of idx format; MNIST has 60,000

@@ -15,12 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daad.classes import (
-    CLASSES,
-    MOST_BYTES,
-    MOST_PICTURES,
-    load_labelled,
-)
+from daad.classes import CLASSES, MOST_BYTES, MOST_PICTURES, load_labelled
 from daad.io import UserError
 from tests.helpers.labelled_files import idx, labels_of, python_2_batch, write_cifar10, write_mnist
 
