@@ -28,12 +28,12 @@ seeds. Its Table 1 compares others with DAAD+, whose column is in Table 3.
 `python examples/reproduce.py --data DATA` runs what is missing and writes such a page from
 [results.csv]({assets}/results.csv), which has a line for each run with its choices, device and minutes
 of training. No number stands in a table without such lines. A mean over categories is over the seeds
-that all of them have, which are named where some have more."""
+that all of them have, which are named where some have more.
+
+A table that names a scale is not at the paper's settings: its runs fit two cores, at a higher learning
+rate that falls to 0 by a cosine. What else differs is said with the scale."""
 PAPERS = "At the paper's settings"
-_SMALL = (
-    "At a small scale, for two cores, not the paper's settings: {}, at a higher learning rate that "
-    "falls to 0 by a cosine"
-)
+_SMALL = "Scale `{}`: {}"
 SMALL_ALREADY = "fewer channels, fewer epochs"  # of pictures that are 32x32 at any scale
 ONE_CLASS = (
     "The paper's r 8 does not fit pictures of 32x32, whose last map is 2x2, and it gives neither r nor N nor "
@@ -177,7 +177,7 @@ def _table(name: str, table: Table, scale: Scale, records: Sequence[Record]) -> 
     if not summaries:
         return
     words = SMALL_ALREADY if table.kind in CLASSES else scale.words
-    yield f"**{_SMALL.format(words) if scale.words else PAPERS}.**"
+    yield f"**{_SMALL.format(scale.name, words) if scale.words else PAPERS}.**"
     yield _rows(table, scale, wanted, summaries)
     yield _how(name, table, scale, used, summaries)
     missing = [row.label for row in table.rows if all(one.row is not row for one in summaries)]

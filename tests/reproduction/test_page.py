@@ -135,7 +135,7 @@ def test_rows_that_were_not_run_are_said() -> None:
 
 def test_the_words_are_those_of_the_data() -> None:
     digits = section(show(made("daad", "mnist-3", 0.9, **DIGITS)), "Table 2, MNIST")
-    assert "settings: fewer channels, fewer epochs" in digits
+    assert "**Scale `small`: fewer channels, fewer epochs.**" in digits
     assert "smaller pictures" not in digits
     assert "In parentheses" not in digits  # of one class of ten there is no figure
     photographs = show(made("daad", "bottle", 0.9))
@@ -189,7 +189,7 @@ def test_scales_have_tables_of_their_own() -> None:
     papers, ours = tables(text)
     assert papers[1] == ["DAAD+", "500", "0.800 (0.976)", "0.895"]
     assert ours[1] == ["DAAD+", "125", "0.900 (0.976)", "0.895"]
-    first, second = text.index("**At the paper's settings.**"), text.index("**At a small scale, ")
+    first, second = text.index("**At the paper's settings.**"), text.index("**Scale `small`: ")
     assert first < text.index("0.800") < second < text.index("0.900")
     assert "--scale paper --categories bottle --seeds 0\n" in text
     assert "--scale small --categories bottle --seeds 0\n" in text
