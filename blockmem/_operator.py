@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from blockmem._dtypes import compute_dtype, no_autocast
 from blockmem.addressing import Addressing, reference
-from blockmem.backends.choice import choose
+from blockmem.backends.choice import GIVEN_UP, choose, give_up
+from blockmem.backends.common import KernelFailure
 from blockmem.backends.torch import chunks
 
 Pair = tuple[Tensor, Tensor]
@@ -162,7 +163,13 @@ def _compute(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
     addressing = settings.addressing
     with no_autocast(x.device.type):
         backend = choose(settings.backend, x, memory, addressing)
-        found: Pair = backend.forward(x, memory, settings.block_shape, addressing, save)
+        try:
+            found: Pair = backend.forward(x, memory, settings.block_shape, addressing, save)
+        except KernelFailure as error:
+            if settings.backend != "auto":
+                raise
+            give_up(x.device, error)
+            found = chunks.forward(x, memory, settings.block_shape, addressing, save)
     return found
 
 
@@ -177,8 +184,19 @@ def _compute_backward(
     """Compute gradients like `x` and `memory`; one that is not needed is an empty tensor."""
     addressing = settings.addressing
     with no_autocast(x.device.type):
-        backend = choose(settings.backend, x, memory, addressing)
-        grads = backend.backward(grad, x, memory, saved, settings.block_shape, addressing, needs)
+        call = settings.block_shape
+        if settings.backend != "auto" or x.device not in GIVEN_UP:  # else `saved` may be Triton's
+            backend = choose(settings.backend, x, memory, addressing)
+            try:
+                grads = backend.backward(grad, x, memory, saved, call, addressing, needs)
+                return _filled(grads, x, memory)
+            except KernelFailure as error:
+                if settings.backend != "auto":
+                    raise
+                give_up(x.device, error)
+        saved = chunks.forward(x, memory, call, addressing, True)[1]
+        both = (needs[0], needs[1])
+        grads = chunks.backward(grad, x, memory, saved, call, addressing, both)
     return _filled(grads, x, memory)
 
 

@@ -28,3 +28,7 @@ def logits_are_saved(queries: int, items: int, size: int) -> bool:
     chunk. To compute them again is one product of seven.
     """
     return items <= size or queries * items <= CHUNK_WEIGHTS
+
+
+class KernelFailure(RuntimeError):
+    """A kernel of the Triton backend does not compile on this GPU, or does not fit it."""

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from torch import Tensor
+from triton.errors import TritonError
 
 from blockmem.addressing import Addressing
+from blockmem.backends.common import KernelFailure
 from blockmem.backends.triton import tiles
 
 # Which kernel Triton compiles depends on AMD's GPUs on the size of tensors too
@@ -78,7 +80,11 @@ class Launcher:
             arguments = varying | self.constants
             compiled[self.grid](*[arguments[name] for name in self.names])
             return
-        compiled = self.kernel[self.grid](**varying, **self.constants)
+        try:
+            compiled = self.kernel[self.grid](**varying, **self.constants)
+        except TritonError as error:  # of the compiler: what a launch itself meets is none
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise KernelFailure(f"a Triton kernel does not compile here ({lines[-1]})") from error
         if DIRECT and isinstance(self.kernel, triton.JITFunction):
             self.names = self.kernel.arg_names
             self.compiled[aligned] = compiled

@@ -2,8 +2,11 @@
 
 from unittest import mock
 
+import pytest
 import torch
+from triton.runtime.errors import PTXASError
 
+from blockmem.backends.common import KernelFailure
 from blockmem.backends.triton import launcher
 
 
@@ -49,6 +52,25 @@ def test_what_is_fixed_is_worked_out_once():
         ]
         launch(y=y, cutoff=0.5, x=base[1:9])  # compiled for pointers of other alignment
     assert len(kernel.compiled) == 2
+
+
+def test_a_kernel_that_does_not_compile_is_told_from_other_errors():
+    class Broken(Kernel):
+        def __init__(self, error):
+            self.error = error
+
+        def __getitem__(self, grid):
+            def compile_and_launch(**arguments):
+                raise self.error
+
+            return compile_and_launch
+
+    launch = launcher.Launcher(Broken(PTXASError("ptxas: error\nno such instruction")), (1,))
+    with pytest.raises(KernelFailure, match=r"does not compile here \(.*no such instruction"):
+        launch(x=torch.empty(4))
+    launch = launcher.Launcher(Broken(RuntimeError("an illegal memory access")), (1,))
+    with pytest.raises(RuntimeError, match="^an illegal memory access"):
+        launch(x=torch.empty(4))
 
 
 def test_nothing_is_kept_of_what_is_interpreted():
