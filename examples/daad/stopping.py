@@ -32,11 +32,11 @@ class Watch:
 
     def __exit__(self, *error: object) -> None:
         for one, handler in self._before.items():
-            signal.signal(one, handler)
+            signal.signal(one, signal.SIG_DFL if handler is None else handler)  # None: not Python's
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, self._before[number])
+        signal.signal(number, self._before[number] or signal.SIG_DFL)
 
     @property
     def late(self) -> bool:

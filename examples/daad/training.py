@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from signal import SIGTERM
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -250,7 +251,7 @@ class Trainer:
             # Several devices would have to agree on it at each step; they do so after an epoch.
             if watch.due and self.step < len(batches) and self.fabric.world_size == 1:
                 self.seconds = time.monotonic() - self.begun
-                self._save(watch)
+                self._save(watch, stop=watch.signal is not None)
         # The one point of an epoch where the CPU waits for the device.
         means = self.fabric.all_reduce(torch.stack(list(self.totals.values())) / seen)
         assert isinstance(means, Tensor)
@@ -289,9 +290,10 @@ class Trainer:
             )
 
     def _keep(self, watch: Watch) -> None:
-        """Write what is due after an epoch: the checkpoint, the history."""
-        if self._any_device(watch.due) or watch.late or self.over:
-            self._save(watch)
+        """Write what is due after an epoch: the checkpoint, the history; all devices do the same."""
+        stop = self._any_device(watch.signal is not None)
+        if stop or self._any_device(watch.due) or watch.late or self.over:
+            self._save(watch, stop=stop)
         elif self.fabric.is_global_zero:
             self.history.write()
 
@@ -301,19 +303,19 @@ class Trainer:
         flag = torch.tensor(float(value), device=self.fabric.device)
         return bool(self.fabric.all_reduce(flag, reduce_op="sum"))
 
-    def _save(self, watch: Watch) -> None:
-        """Write the checkpoint and the history; Interrupted where a signal has asked to stop."""
+    def _save(self, watch: Watch, *, stop: bool) -> None:
+        """Write the checkpoint and the history; Interrupted where training is to `stop`."""
         # The losses came from the weights before the last step.
         self._require_finite(self.learner.sums(), self.epoch + (self.step > 0))
         if self.fabric.is_global_zero:
             save_checkpoint(self.path, self._state())
             self.history.write(always=True)
         watch.saved()
-        if watch.signal is not None and not self.over:
+        if stop and not self.over:
             raise Interrupted(
                 f"stopped in epoch {self.epoch + 1} of {self.config.epochs}; {self.path} holds all "
                 f"that was learned, and the same command with --resume goes on",
-                watch.signal,
+                watch.signal or SIGTERM,  # it may have reached another device's process
             )
 
     def _state(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Ways to train that change how it is done, and not what is learned."""
 
+import os
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -63,3 +65,44 @@ def test_tensorboard_is_asked_for_where_it_is_not(
     monkeypatch.setattr(f"{logger}._TENSORBOARDX_AVAILABLE", False)
     with pytest.raises(UserError, match="pip install tensorboard"):
         train(config(), FakePictures(), tmp_path, device="cpu", tensorboard=True)
+
+
+STOPPED = """
+import os, signal
+from pathlib import Path
+from daad import learner, training
+from tests.helpers.training_runs import FakePictures, config
+
+step, count = learner.Learner.step, 0
+
+def signalled(self, x):
+    global count
+    count += 1
+    if self.fabric.global_rank == 1 and count == 2:
+        signal.raise_signal(signal.SIGTERM)
+    return step(self, x)
+
+learner.Learner.step = signalled
+try:
+    training.train(config(epochs=1000), FakePictures(7), Path({out!r}), device="cpu", devices=2)
+except KeyboardInterrupt as error:
+    print("stopped", error.number, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_of_them(tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED.format(out=str(tmp_path / "run")))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "stopped 15" in done.stdout
+    state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert (state["epoch"], state["step"]) == (2, 0)  # at the end of an epoch, as all agree on it
