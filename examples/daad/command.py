@@ -59,7 +59,10 @@ PRESETS: dict[Preset, dict[str, Any]] = {
     "paper": {},
 }
 QUICKER = "--preset cpu takes about ten minutes on two cores, --preset try less than one."
-PRESET = "try: less than a minute on two cores. cpu: about ten; the default without a GPU. paper: its settings, days without one. Other options count more."
+PRESET = (
+    "try: less than a minute on two cores. cpu: about ten; the default without a GPU. paper: its "
+    "settings, which are the defaults below; days without a GPU. Other options count more."
+)
 OPPOSITES = {"--no-discriminator": "--discriminator=False"}
 
 registry = ConstructorRegistry()

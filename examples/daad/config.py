@@ -62,9 +62,9 @@ _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """One run. The defaults are the paper's values, or our reading where the paper is silent.
+    """The choices of a run. Defaults are the paper's values, or our reading where it is silent.
 
-    `None` stands for "what the variant and the kind of data call for"; see `resolve`.
+    None stands for what the variant and the kind of data call for; see `resolve`.
     """
 
     # The network (Table 7, Eq. 1 and 2)
