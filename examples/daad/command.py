@@ -17,7 +17,7 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 from tyro.extras import SubcommandApp
 
-from daad.config import PIXEL, Config, Division
+from daad.config import PIXEL, RETIRED, Config, Division
 from daad.io import UserError, printable
 
 # What several commands take.
@@ -139,6 +139,8 @@ def _options(path: Path) -> list[str]:
     options = []
     for key, value in settings.items():
         name, option = key.replace("-", "_"), key.replace("_", "-")
+        if name in RETIRED:
+            continue
         if name not in known:
             raise UserError(f"--config {path}: unknown setting {key}; give {', '.join(known)}")
         if known[name] is bool and isinstance(value, bool):

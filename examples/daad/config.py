@@ -38,6 +38,7 @@ KINDS: dict[str, dict[str, Any]] = {
         **{"lr": 2e-4, "flips": "none"},
     },
 }
+RETIRED = ("checkpoint_every",)  # settings of earlier versions, on which no result depends
 # What a number must be, in code and in words.
 _BOUNDS: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(
@@ -265,9 +266,9 @@ class Config:
         """
         if not isinstance(content, dict):
             raise _damaged("it is no table of settings")
-        # Of runs from before flips could be chosen, and from when a checkpoint came by epochs
+        # Of runs from before flips could be chosen
         content = {"flips": "both"} | content
-        content.pop("checkpoint_every", None)
+        content = {name: value for name, value in content.items() if name not in RETIRED}
         hints = get_type_hints(cls)
         unknown = sorted(set(content) - set(hints))
         if unknown:

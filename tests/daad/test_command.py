@@ -113,6 +113,14 @@ def test_a_file_that_is_no_settings_is_named(
     refused(configured("learn", "--config", tmp_path / "none")[0], "No such file")
 
 
+def test_the_configuration_of_an_earlier_version_is_taken(tmp_path: Path) -> None:
+    settings = dataclasses.asdict(DEFAULTS) | {"checkpoint_every": 50, "width": 24}
+    (tmp_path / "config.json").write_text(json.dumps({"config": settings}))
+    done, seen = configured("learn", "--config", tmp_path / "config.json")
+    assert done.returncode == 0
+    assert seen == dataclasses.replace(DEFAULTS, width=24)
+
+
 def test_what_cannot_be_is_refused_with_code_2(tmp_path: Path) -> None:
     misused(configured("learn", "--variant", "vae")[0], "'vae'", "'daad+'")
     misused(configured("learn", "--width", "wide")[0], "--width", "wide")
