@@ -94,7 +94,7 @@ def checkpoint_to_resume(path: Path, config: Config) -> dict[str, Any]:
     state = load_checkpoint(path)
     require_same_settings(path, state["config"], config)
     over = is_over(config, state["epoch"], state.get("history", []))
-    if not over and not set(OF_TRAINING) <= set(state):
+    if not over and "optimizers" not in state:
         raise UserError(
             f"{path}: was finished with {state['epoch']} epochs and holds its weights alone, which "
             f"{config.epochs} epochs cannot go on from; train into a new folder"
@@ -339,8 +339,9 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.learner.restore(state)
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.totals, self.seconds = state["totals"], state["seconds"]
+        # Checkpoints of earlier versions are all from between two epochs.
+        self.epoch, self.step = state["epoch"], state.get("step", 0)
+        self.totals, self.seconds = state.get("totals", {}), state.get("seconds", 0.0)
         self.random.set_state(state["random"])
         torch.set_rng_state(state["random_torch"])
         if len(state["random_cuda"]) == torch.cuda.device_count():

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from daad import training
 from daad.config import Config
-from daad.io import Interrupted, UserError, load_checkpoint, save_checkpoint
+from daad.io import Interrupted, OutOfTime, UserError, load_checkpoint, save_checkpoint
 from daad.learner import Learner
 from daad.network import CHECKPOINT, Discriminator, Generator, Networks, load_networks
 from daad.training import keep_weights, train
@@ -207,6 +207,21 @@ def test_weights_alone_are_judged_and_not_trained_on(trained: Path, tmp_path: Pa
     longer = config(variant="daad+", epochs=3)
     with pytest.raises(UserError, match="finished with 2 epochs and holds its weights alone"):
         train(longer, FakePictures(), run, device="cpu", resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """It knows no steps within an epoch."""
+    c = config(variant="ae", epochs=3)
+    train(c, FakePictures(), tmp_path / "whole", device="cpu")
+    with pytest.raises(OutOfTime):
+        train(c, FakePictures(), tmp_path / "old", device="cpu", deadline=0)
+    state = load_checkpoint(tmp_path / "old" / CHECKPOINT)
+    for key in ("step", "totals", "seconds"):
+        del state[key]
+    save_checkpoint(tmp_path / "old" / CHECKPOINT, state)
+    train(c, FakePictures(), tmp_path / "old", device="cpu", resume=True)
+    whole, old = (load_checkpoint(tmp_path / name / CHECKPOINT) for name in ("whole", "old"))
+    assert_same(old, whole)
 
 
 def test_finished_run_has_nothing_left(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
