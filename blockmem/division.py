@@ -33,10 +33,11 @@ def divide(x: Tensor, block_shape: Sequence[int]) -> Tensor:
     Raises:
         ValueError: where the block shape does not fit the map; names dimension and sizes.
 
-    >>> import torch
-    >>> divide(torch.arange(8.0).reshape(1, 2, 4), (2, 2))  # 2 channels, length 4
-    tensor([[[0., 4., 1., 5.],
-             [2., 6., 3., 7.]]])
+    Examples:
+        >>> import torch
+        >>> divide(torch.arange(8.0).reshape(1, 2, 4), (2, 2))  # 2 channels, length 4
+        tensor([[[0., 4., 1., 5.],
+                 [2., 6., 3., 7.]]])
     """
     block_shape = check_block_shape(block_shape)
     check_fits(x.shape, block_shape)
@@ -55,10 +56,11 @@ def assemble(queries: Tensor, block_shape: Sequence[int], map_shape: Sequence[in
     Raises:
         ValueError: where the shapes do not belong together.
 
-    >>> import torch
-    >>> x = torch.randn(2, 8, 16, 16)
-    >>> torch.equal(assemble(divide(x, (4, 8, 2)), (4, 8, 2), x.shape), x)
-    True
+    Examples:
+        >>> import torch
+        >>> x = torch.randn(2, 8, 16, 16)
+        >>> torch.equal(assemble(divide(x, (4, 8, 2)), (4, 8, 2), x.shape), x)
+        True
     """
     block_shape = check_block_shape(block_shape)
     check_fits(map_shape, block_shape)

@@ -58,10 +58,11 @@ def blockwise_memory(
         TypeError: for dtypes that differ or are none of those above, and for settings that are
             tensors.
 
-    >>> import torch
-    >>> x, memory = torch.randn(2, 8, 16, 16), torch.randn(50, 2 * 4 * 4)
-    >>> blockwise_memory(x, memory, (2, 4, 4)).shape
-    torch.Size([2, 8, 16, 16])
+    Examples:
+        >>> import torch
+        >>> x, memory = torch.randn(2, 8, 16, 16), torch.randn(50, 2 * 4 * 4)
+        >>> blockwise_memory(x, memory, (2, 4, 4)).shape
+        torch.Size([2, 8, 16, 16])
     """
     check_backend(backend)
     addressing = check_addressing(temperature, threshold, renormalize, similarity)

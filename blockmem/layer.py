@@ -58,10 +58,11 @@ class BlockwiseMemory(nn.Module):
             on another device. A threshold that hardly any weight can reach is a warning.
         TypeError: for a map whose dtype is not the memory's, but under autocast, which casts both.
 
-    >>> import torch
-    >>> memory = BlockwiseMemory(num_items=500, block_shape=(64, 16, 16))
-    >>> memory(torch.randn(2, 64, 128, 128)).shape
-    torch.Size([2, 64, 128, 128])
+    Examples:
+        >>> import torch
+        >>> memory = BlockwiseMemory(num_items=500, block_shape=(64, 16, 16))
+        >>> memory(torch.randn(2, 64, 128, 128)).shape
+        torch.Size([2, 64, 128, 128])
     """
 
     def __init__(
@@ -119,8 +120,9 @@ class BlockwiseMemory(nn.Module):
                 `(r_h, r_w, r_c)`, which is (8, 8, 1) in the paper.
             num_items: N, as all that follows, as in the constructor.
 
-        >>> BlockwiseMemory.from_division((64, 128, 128), (8, 8, 1), num_items=500).block_shape
-        (64, 16, 16)
+        Examples:
+            >>> BlockwiseMemory.from_division((64, 128, 128), (8, 8, 1), num_items=500).block_shape
+            (64, 16, 16)
         """
         return cls(
             num_items,
@@ -203,17 +205,18 @@ class BlockwiseMemory(nn.Module):
         An optimiser's averages of a refilled item belong to the item that was there before: set them
         to 0, after the optimiser's step.
 
-        >>> import torch
-        >>> memory = BlockwiseMemory(8, (4, 2, 2))
-        >>> optimizer = torch.optim.Adam(memory.parameters())
-        >>> memory(torch.randn(1, 4, 8, 8)).sum().backward()
-        >>> optimizer.step()
-        >>> dead = torch.tensor([False] * 6 + [True] * 2)
-        >>> memory.fill_(torch.randn(1, 4, 8, 8), items=dead)
-        2
-        >>> for average in optimizer.state[memory.memory].values():
-        ...     if average.shape == memory.memory.shape:  # not Adam's count of steps
-        ...         average[dead] = 0
+        Examples:
+            >>> import torch
+            >>> memory = BlockwiseMemory(8, (4, 2, 2))
+            >>> optimizer = torch.optim.Adam(memory.parameters())
+            >>> memory(torch.randn(1, 4, 8, 8)).sum().backward()
+            >>> optimizer.step()
+            >>> dead = torch.tensor([False] * 6 + [True] * 2)
+            >>> memory.fill_(torch.randn(1, 4, 8, 8), items=dead)
+            2
+            >>> for average in optimizer.state[memory.memory].values():
+            ...     if average.shape == memory.memory.shape:  # not Adam's count of steps
+            ...         average[dead] = 0
 
         Args:
             x: map `(B, C, *S)` that the blocks tile, of floating-point numbers.

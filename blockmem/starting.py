@@ -59,10 +59,11 @@ def fill_memories(
 
     After any error, also one of the model, the memories are as they were before.
 
-    >>> from torch import nn
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), BlockwiseMemory(16, (8, 2, 2)))
-    >>> fill_memories(model, torch.randn(4, 3, 10, 10))
-    {'2': 16}
+    Examples:
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), BlockwiseMemory(16, (8, 2, 2)))
+        >>> fill_memories(model, torch.randn(4, 3, 10, 10))
+        {'2': 16}
     """
     _check_model(model)
     if not inputs:

@@ -34,10 +34,11 @@ def entropy(weights: Tensor) -> Tensor:
         TypeError: for what is not a tensor of a floating-point dtype.
         ValueError: for weights without a dimension, or of no items.
 
-    >>> import torch
-    >>> certain, undecided = [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]
-    >>> entropy(torch.tensor([[certain, undecided]]))  # the mean of 0 and log 4
-    tensor(0.6931)
+    Examples:
+        >>> import torch
+        >>> certain, undecided = [1.0, 0.0, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25]
+        >>> entropy(torch.tensor([[certain, undecided]]))  # the mean of 0 and log 4
+        tensor(0.6931)
     """
     _check(weights)
     weights = weights.to(_sum_dtype(weights))
@@ -121,14 +122,15 @@ def usage(weights: Tensor) -> Usage:
         TypeError: for what is not a tensor of a floating-point dtype.
         ValueError: for weights without a dimension, of no items, negative, infinite or NaN.
 
-    >>> import torch
-    >>> first = usage(torch.tensor([[0.5, 0.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]))
-    >>> first
-    Usage(num_items=4, perplexity=1.8, never_used=2)
-    >>> both = first + usage(torch.tensor([[0.0, 0.0, 0.0, 1.0]]))  # one more batch
-    >>> both.shares, both.never_used
-    (tensor([0.5000, 0.0000, 0.1667, 0.3333], dtype=torch.float64),
-     tensor([False,  True, False, False]))
+    Examples:
+        >>> import torch
+        >>> first = usage(torch.tensor([[0.5, 0.0, 0.5, 0.0], [1.0, 0.0, 0.0, 0.0]]))
+        >>> first
+        Usage(num_items=4, perplexity=1.8, never_used=2)
+        >>> both = first + usage(torch.tensor([[0.0, 0.0, 0.0, 1.0]]))  # one more batch
+        >>> both.shares, both.never_used
+        (tensor([0.5000, 0.0000, 0.1667, 0.3333], dtype=torch.float64),
+         tensor([False,  True, False, False]))
     """
     _check(weights)
     weights = weights.detach()
