@@ -2,19 +2,25 @@
 
 - Figures from beside docs/ become files of the site.
 - The long page of the paper's results, one file for GitHub, becomes a page a section, its tables folded.
-- Formulas in docstrings are set as formulas.
+- Formulas, in pages and in docstrings, become MathML, which browsers draw by themselves.
 """
 
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from markdown.extensions.toc import slugify
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 DOCS = Path(__file__).resolve().parent
 FIGURES = "benchmarks/results"
 LONG, SECTIONS = "reproduction.md", "paper-results"
+DISPLAYED = re.compile(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', re.DOTALL)
+INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
+IN_DOCSTRING = re.compile(r":math:<code>(.*?)</code>")
 TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 
 
@@ -57,8 +63,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Make formulas of what docstrings write as :math:."""
-    return re.sub(r":math:<code>(.*?)</code>", r'<span class="arithmatex">\\(\1\\)</span>', html)
+    """Make MathML of formulas: what arithmatex has marked, and what docstrings write as :math:."""
+    html = DISPLAYED.sub(lambda found: f"<p>{_mathml(found[1], 'block')}</p>", html)
+    html = INLINE.sub(lambda found: _mathml(found[1], "inline"), html)
+    return IN_DOCSTRING.sub(lambda found: _mathml(found[1], "inline"), html)
+
+
+def _mathml(formula: str, display: str) -> str:
+    formula = unescape(formula).strip()
+    if "&" in formula:
+        raise PluginError(f"Formulas cannot be aligned; write one for each line: {formula}")
+    return convert(formula, display=display)
 
 
 def _sections() -> list[tuple[str, str, str]]:
@@ -74,7 +89,12 @@ def _from_below(text: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Fold tables, so that one sees what they come to."""
+    """Fold tables, so that one sees what they come to; those of the notes, after the last command, stay."""
+    figures, command, notes = text.rpartition("\n```\n")
+    return _fold(figures) + command + notes
+
+
+def _fold(text: str) -> str:
     return TABLE.sub(
         lambda found: (
             f'<details markdown="1"><summary>All figures</summary>\n\n{found[0]}\n</details>\n'
