@@ -244,7 +244,7 @@ def losses_by_epoch(history: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot(epochs, values, style, color=BLUE, linewidth=1.5, label="learned")
         held_out = [entry.get("held_out") for entry in history]
         if name == "reconstruction" and None not in held_out:
-            axes.plot(epochs, held_out, style, color=ORANGE, linewidth=1.5, label="held out")
+            axes.plot(epochs, held_out, style, color=PALE, linewidth=1.5, label="held out")
             axes.legend(frameon=False, fontsize=8, labelcolor=INK)
             values = values + held_out
         if min(values) > 0 and max(values) > 5 * min(values):

@@ -18,7 +18,7 @@ from daad.folder import METRICS
 from daad.io import read_json, write_atomically
 from daad.mvtec import Category, table_place
 from daad.network import CHECKPOINT
-from daad.report import BLUE, DPI, INK, ORANGE, PALE, calm, save_figure
+from daad.report import DPI, INK, PALE, calm, save_figure
 from daad.task import Task
 from reproduction.figures import area_figure, pick_samples, reconstruction_figure, toy_figure
 from reproduction.records import Record, is_finished, run_folder
@@ -29,8 +29,8 @@ from reproduction.tables import Paper, Row, Table, rows_that_fit
 PHOTO_DPI = 96  # dots an inch in Figures 2 and 5: many photographs make large files
 SHOWN = 4  # test pictures of a category in Figures 2 and 5
 CURVE = (5.4, 3.3)  # inches
-# Two more of the Okabe and Ito colours: green and a purple.
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
+# Of categories, from Paul Tol's muted scheme: blue and orange are good and anomalous everywhere.
+COLOURS = ("#44AA99", "#882255", "#999933", "#332288")
 # Figures drawn from what lies in the folders of runs: the rows of which table they show; all but the
 # last show pictures. Figures of curves: the number at the end of a row's label, and what it is.
 FROM_RUNS = {"figure2": "figure2", "figure5": "table4", "figure6": "figure6"}
@@ -173,6 +173,7 @@ def _series(
 def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, float]) -> Figure:
     """Draw AUROC by a number on a logarithmic axis: a line of means with a dot for each seed.
 
+    An error bar is the seeds' standard deviation to either side.
     Where there are more series than colours, each is a thin line and their mean stands out.
     paper: the paper's means over its categories, squares on a dashed line.
     """
@@ -189,7 +190,7 @@ def curve_figure(x_label: str, series: Sequence[Series], paper: Mapping[float, f
             axes.plot(*_means(one), color=PALE, linewidth=0.7, alpha=0.6, label=label)
         mean = _mean_series(drawn)
         if mean.values:
-            _draw_values(axes, mean, BLUE)
+            _draw_values(axes, mean, COLOURS[0])
     if paper:
         numbers = sorted(paper)
         style: dict[str, Any] = {
@@ -232,6 +233,10 @@ def _draw_values(axes: Axes, series: Series, colour: str) -> None:
     label = None if line else series.name
     style: dict[str, Any] = {"s": 16, "color": colour, "alpha": 0.6, "linewidth": 0, "zorder": 3}
     axes.scatter(*zip(*dots, strict=True), label=label, **style)
+    several = [number for number in numbers if len(series.values[number]) > 1]
+    middles = np.array([np.mean(series.values[number]) for number in several])
+    spreads = np.array([np.std(series.values[number], ddof=1) for number in several])
+    axes.vlines(several, middles - spreads, middles + spreads, color=colour, linewidth=1)
 
 
 def _log_axis(axes: Axes, numbers: Sequence[float]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,7 +18,7 @@ from daad.io import UserError, save_checkpoint, write_csv
 from daad.mvtec import Category, load_category
 from daad.network import CHECKPOINT, Generator, load_networks
 from daad.report import BLUE, INK, ORANGE, save_figure
-from reproduction.drawings import Series, curve_figure
+from reproduction.drawings import COLOURS, Series, curve_figure
 from reproduction.figures import area_figure, pick_samples, reconstruction_figure
 
 CPU = torch.device("cpu")
@@ -144,7 +145,13 @@ def test_the_defect_is_outlined_in_the_input(category, runs) -> None:
 
 
 def points(axes: Any, kind: int) -> list[tuple[float, float]]:
-    return [tuple(point) for point in axes.collections[kind].get_offsets().tolist()]
+    dots = [one for one in axes.collections if isinstance(one, PathCollection)]
+    return [tuple(point) for point in dots[kind].get_offsets().tolist()]
+
+
+def error_bars(axes: Any) -> list[list[list[float]]]:
+    bars = [one for one in axes.collections if isinstance(one, LineCollection)]
+    return [end.tolist() for one in bars for end in one.get_segments()]
 
 
 def test_scores_stand_at_their_areas(tmp_path, category, runs) -> None:
@@ -194,8 +201,11 @@ def test_a_curve_has_means_seeds_and_the_papers_figures(tmp_path) -> None:
     assert drawn["the paper, 15 categories"] == [(4, 0.821), (16, 0.813)]
     assert points(axes, 0) == [(2, 0.8), (4, 0.7), (4, 0.8), (8, 0.9), (8, 0.96)]
     assert points(axes, 1) == [(2, 0.6), (4, 0.65)]
+    deviation = pytest.approx(np.std([0.7, 0.8], ddof=1))
+    (low, high), _ = error_bars(axes)  # of bottle at 4 and 8, where there are two seeds
+    assert (low[0], high[0], high[1] - 0.75, 0.75 - low[1]) == (4, 4, deviation, deviation)
     assert [line.get_linestyle() for line in lines.values()] == ["-", "-", "--"]
-    assert [line.get_color() for line in lines.values()] == [BLUE, ORANGE, INK]
+    assert [line.get_color() for line in lines.values()] == [*COLOURS[:2], INK]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(lines)
     assert is_drawn(figure, tmp_path / "curve.png")
@@ -221,7 +231,7 @@ def test_of_many_categories_the_mean_stands_out(tmp_path) -> None:
     several[0] = Series("c1", {4: [0.1, 0.3]})  # not run yet at 8
     figure = curve_figure("r", [*several, Series("not run", {})], {4: 0.8})
     *thin, paper = figure.axes[0].get_lines()
-    (mean,) = figure.axes[0].collections  # of one number: a dot and no line
+    mean = figure.axes[0].collections[0]  # of one number: a dot and no line
     assert len(thin) == 7
     assert len({line.get_color() for line in thin}) == 1
     assert mean.get_label() == "their mean"
