@@ -11,13 +11,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.cases import AnyWorkload
-from benchmarks.devices import TORCH_DTYPES, Device
+from benchmarks.machine import TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, ROOT, Results
 from benchmarks.suite import Outcome, Selection, run_suite
-from benchmarks.workloads import MODES, WORKLOADS
+from benchmarks.workloads import MODES, WORKLOADS, AnyWorkload
 
 BUDGET, QUICK_BUDGET = 3.0, 0.5  # seconds of timing a case, beside its gate and its compiling
 QUICK_OUT = ROOT / "build" / "benchmarks-quick.csv"  # too few runs to be kept

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.findings import Findings
+from benchmarks.results import Findings
 from benchmarks.workloads import BASE, MODES, SWEEP, SWEEPS, TRAINING, sweep_name
 from daad.io import write_atomically
 

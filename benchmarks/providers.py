@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.flex_attention import flex_attention
 
-from benchmarks.devices import Device
+from benchmarks.machine import Device
 from blockmem import assemble, blockwise_memory, divide
 
 Shape = tuple[int, ...]

@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.findings import OURS, Findings
 from benchmarks.plot import draw_ratios, draw_scaling
-from benchmarks.results import MACHINE, read_rows
+from benchmarks.results import MACHINE, OURS, Findings, read_rows
 from benchmarks.workloads import MODES
 from daad.io import write_text
 

@@ -1,19 +1,30 @@
 """The run: every case through the gate, its memory measured, its times taken, its rows written."""
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from multiprocessing import get_context
+from types import TracebackType
 
 import torch
 
-from benchmarks.cases import AnyWorkload, Case, make_case
-from benchmarks.devices import Device, Run, memory_limit
-from benchmarks.gate import FACTOR, RIVAL_FACTOR, Errors, excess, refusal
-from benchmarks.measure import interleave, ratios, summary
-from benchmarks.memory import MemoryMeter
+from benchmarks.cases import Case, make_case
+from benchmarks.machine import Device, Rates, Run, measure_rates, memory_limit
+from benchmarks.measure import (
+    FACTOR,
+    RIVAL_FACTOR,
+    Errors,
+    excess,
+    interleave,
+    ratios,
+    refusal,
+    summary,
+)
 from benchmarks.providers import PROVIDERS, Provider, reason
 from benchmarks.results import MACHINE, Measurement, Results
-from benchmarks.roofline import Rates, floor_seconds, measure_rates
-from benchmarks.workloads import Workload
+from benchmarks.workloads import AnyWorkload, Workload, floor_seconds
 
 MIB = 2**20
 BASELINES = {"eager": "ratio_eager", "compile": "ratio_compile"}
@@ -91,6 +102,75 @@ def run_suite(selection: Selection, device: Device, results: Results) -> Iterato
                 rows = _rows(outcome, outcomes, floor, case.images if case else None)
                 results.add(workload.name, outcome.provider, dtype, mode, rows)
             yield outcomes
+
+
+# Memory: on a CPU in a process of its own
+
+
+class MemoryMeter:
+    """Measures on a GPU in this process, by its allocator's statistics; on a CPU in another one.
+
+    There the profiler that counts allocations, and a case too large for the machine, leave the
+    process that takes times alone. The other process serves all cases, and is replaced if it dies.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "MemoryMeter":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def extra_bytes(
+        self, workload: AnyWorkload, provider: Provider, dtype: str, mode: str, run: Run
+    ) -> int:
+        """Bytes beyond inputs and outputs. RuntimeError says why there is no such number."""
+        if self.device.is_cuda:
+            return self.device.extra_bytes(run)
+        if self._pool is None:
+            # Before torch is loaded there: its profiler announces each start and stop on stderr,
+            # and warns of each block that was allocated before it started
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+            self._pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        arguments = (workload, provider.name, dtype, mode, self.device, torch.get_num_threads())
+        try:
+            return self._pool.submit(_extra_bytes, *arguments).result()
+        except BrokenProcessPool:
+            self._close()
+            raise RuntimeError("its process was killed, probably for want of memory") from None
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+
+def _extra_bytes(
+    workload: AnyWorkload, name: str, dtype: str, mode: str, device: Device, threads: int
+) -> int:
+    torch.set_num_threads(threads)
+    torch._dynamo.reset()  # this process serves all cases, and recompiles a function 8 times only
+    provider = PROVIDERS[name]
+    try:
+        with memory_limit(device), device.precision(dtype):
+            run = make_case(workload, dtype, device).runner(provider.build(device), mode)
+            if provider.compiles:
+                run()
+            return device.extra_bytes(run)
+    except Exception as error:  # as text: not every exception survives the way back
+        raise RuntimeError(reason(error)) from None
+
+
+# A case
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The workloads: shapes of real models in one table, and inputs of those shapes."""
+"""The workloads: shapes of real models in one table, inputs of those shapes, and their floor."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from benchmarks.machine import TORCH_DTYPES, Rates
 from blockmem import assemble
 
 FORWARD, TRAINING = "forward", "forward+backward"
@@ -62,6 +63,9 @@ class ModelWorkload:
         return self.batch_cuda if device == "cuda" else self.batch_cpu
 
 
+AnyWorkload = Workload | ModelWorkload
+
+
 def _daad(level: int, batch: int = 8, division: int = 8, items: int = 500) -> Part:
     """The memory of one level of DAAD at 256x256, width 64: `division` blocks along each side."""
     channels, side = 64 * 2 ** (level - 1), 256 // 2**level
@@ -103,7 +107,7 @@ def _sweeps() -> tuple[Workload, ...]:
     return tuple(Workload(name, (part,), modes=(TRAINING,)) for name, part in named.items())
 
 
-WORKLOADS: tuple[Workload | ModelWorkload, ...] = (
+WORKLOADS: tuple[AnyWorkload, ...] = (
     # DAAD (ICCV 2021) on pictures: 256x256, r 8,8,1
     *(Workload(f"daad-level{level}", (_daad(level),), quick=level == 4) for level in LEVELS),
     Workload("daad-levels", tuple(_daad(level) for level in LEVELS)),
@@ -162,3 +166,39 @@ def make_inputs(
     queries = queries * math.sqrt(part.size) * (0.3 * normal(part.queries, 1)).exp()
     queries = queries.view(part.map_shape[0], -1, part.size).to(dtype)
     return assemble(queries, part.block_shape, part.map_shape), memory.to(dtype)
+
+
+# What a case cannot do without
+
+
+def count_flops(part: Part, mode: str) -> int:
+    """Of the matrix products alone, 2 Q N D each.
+
+    Forward: logits, read-out. Backward: dw = g m', dq = ds m, and two for dm, w'g and ds'q. That
+    a provider may compute the logits again instead of keeping them is its own choice.
+    """
+    products = 2 if mode == FORWARD else 6
+    return products * 2 * part.queries * part.items * part.size
+
+
+def count_bytes(part: Part, mode: str, itemsize: int) -> int:
+    """What must be read and written once: nothing of size Q x N.
+
+    Forward: x and memory in, y out. Backward: x, memory and y's gradient in, two gradients out.
+    """
+    map_size = part.queries * part.size
+    memory_size = part.items * part.size
+    maps, memories = (2, 1) if mode == FORWARD else (5, 3)
+    return itemsize * (maps * map_size + memories * memory_size)
+
+
+def floor_seconds(parts: tuple[Part, ...], mode: str, dtype: str, rates: Rates) -> float:
+    """Each part in turn, its arithmetic hidden behind its traffic or the other way round."""
+    itemsize = TORCH_DTYPES[dtype].itemsize
+    return sum(
+        max(
+            count_flops(part, mode) / rates.flops,
+            count_bytes(part, mode, itemsize) / rates.bytes,
+        )
+        for part in parts
+    )

@@ -8,19 +8,35 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks import devices, layers, providers
+from benchmarks import cases, machine, providers
 from benchmarks.__main__ import app
 from benchmarks.cases import make_case
-from benchmarks.devices import Device
-from benchmarks.findings import Findings
-from benchmarks.gate import FACTOR, RIVAL_FACTOR, excess, refusal
-from benchmarks.measure import interleave, ratios, summary
+from benchmarks.machine import Device, Rates
+from benchmarks.measure import (
+    FACTOR,
+    RIVAL_FACTOR,
+    excess,
+    interleave,
+    ratios,
+    refusal,
+    summary,
+)
 from benchmarks.providers import PROVIDERS, Layer, Provider, eager, flex, memae
 from benchmarks.report import write_report
-from benchmarks.results import Measurement, Results, read_rows
-from benchmarks.roofline import Rates, count_bytes, count_flops, floor_seconds
+from benchmarks.results import Findings, Measurement, Results, read_rows
 from benchmarks.suite import Selection, run_suite
-from benchmarks.workloads import FORWARD, MODES, TRAINING, WORKLOADS, ModelWorkload, Part, Workload
+from benchmarks.workloads import (
+    FORWARD,
+    MODES,
+    TRAINING,
+    WORKLOADS,
+    ModelWorkload,
+    Part,
+    Workload,
+    count_bytes,
+    count_flops,
+    floor_seconds,
+)
 from blockmem import blockwise_memory
 from blockmem.division import check_fits
 
@@ -207,7 +223,7 @@ def test_gate_is_stricter_with_us_than_with_rivals() -> None:
 
 
 def test_gate_samples_large_maps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "SAMPLE", 5)
+    monkeypatch.setattr(cases, "SAMPLE", 5)
     case = make_case(TINY, "float32", CPU)
     assert not excess(case.errors(eager, TRAINING, False), case.yardstick(TRAINING, False))
     # Gradients of all blocks are compared all the same: those outside the sample must be zero
@@ -244,8 +260,8 @@ def test_eager_on_the_whole_map_is_a_yardstick_too(
 def test_a_case_that_does_not_fit_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is limited on Linux only")
-    monkeypatch.setattr(layers, "SAMPLE", 8)
-    monkeypatch.setattr(devices, "available_memory", lambda: 2**30)
+    monkeypatch.setattr(cases, "SAMPLE", 8)
+    monkeypatch.setattr(machine, "available_memory", lambda: 2**30)
     large = Workload("large", (Part((1, 64, 256, 256), (64, 1, 1), 8192),))  # 2 GB of weights
     results = Results(tmp_path / "results.csv", CPU)
     ((outcome,),) = run_suite(selection("eager", workload=large), CPU, results)

@@ -1,4 +1,4 @@
-"""What differs between devices: clocks, memory counters, precision, and how much fits."""
+"""The machine: clocks, memory counters, precision, how much fits, and its rates."""
 
 import contextlib
 import gc
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from blockmem.backends.torch.products import matmul
 from daad.machine import available_memory, proc_value, processor_name
 
 Run = Callable[[], object]
@@ -166,3 +167,39 @@ def memory_limit(device: Device) -> Iterator[None]:
 def _data_bytes() -> int:
     """What RLIMIT_DATA counts of this process already."""
     return 1024 * int(proc_value("self/status", "VmData").split()[0])
+
+
+# Rates
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What the machine did at the start of the run, for one dtype."""
+
+    flops: float  # multiplications and additions a second of a large matrix product
+    bytes: float  # bytes a second, read and written, of a large copy
+
+
+def measure_rates(device: Device, dtype: str) -> Rates:
+    torch_dtype = TORCH_DTYPES[dtype]
+    size = device.matmul_size
+    a, b = (torch.randn(size, size, device=device.torch).to(torch_dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.ones(device.copy_bytes, dtype=torch.int8, device=device.torch)
+    target = torch.empty_like(source)
+    with device.precision(dtype):
+        # Of two libraries, where PyTorch has two, the faster: what the machine can do
+        seconds = min(
+            _fastest(device, lambda: torch.mm(a, b, out=product)),
+            _fastest(device, lambda: matmul(a, b)),
+        )
+    copy = _fastest(device, lambda: target.copy_(source))
+    return Rates(flops=2 * size**3 / seconds, bytes=2 * device.copy_bytes / copy)
+
+
+def _fastest(device: Device, run: Run) -> float:
+    seconds: list[float] = []
+    device.seconds(run)
+    while not seconds or sum(seconds) < device.rate_seconds:
+        seconds.append(device.seconds(run))
+    return min(seconds)
