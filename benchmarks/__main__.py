@@ -14,14 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.machine import TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
 from benchmarks.report import write_report
-from benchmarks.results import FOLDER, ROOT, Results
+from benchmarks.results import FOLDER, ROOT, Findings, Results
 from benchmarks.suite import Outcome, Selection, run_suite
-from benchmarks.workloads import MODES, WORKLOADS, AnyWorkload
+from benchmarks.terminal import show
+from benchmarks.workloads import MODES, WORKLOADS, AnyWorkload, own
 
 BUDGET, QUICK_BUDGET = 3.0, 0.5  # seconds of timing a case, beside its gate and its compiling
+OWN_OUT = ROOT / "build" / "benchmarks-own.csv"
 QUICK_OUT = ROOT / "build" / "benchmarks-quick.csv"  # too few runs to be kept
-
-PAGE = ROOT / "docs" / "benchmarks.md"
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich")
 console = Console(stderr=True)
@@ -47,6 +47,18 @@ def measure(
         ),
     ] = None,
     mode: Annotated[list[str] | None, typer.Option(help=f"Only {' or '.join(MODES)}.")] = None,
+    map_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map", help="A map of your own, B,C,*S, such as 8,64,128,128, in place of workloads."
+        ),
+    ] = None,
+    block: Annotated[
+        list[str] | None, typer.Option(help="Its blocks, c,*s, such as 64,16,16; one for each map.")
+    ] = None,
+    items: Annotated[
+        list[int] | None, typer.Option(help="N, one for each map, or one for all.")
+    ] = None,
     quick: Annotated[
         bool, typer.Option(help="A few small workloads, a few runs each: under two minutes.")
     ] = False,
@@ -54,19 +66,23 @@ def measure(
         Path | None,
         typer.Option(
             help="The CSV; cases in it that are not measured now are kept. "
-            "benchmarks/results/DEVICE.csv if not given, in build/ with --quick."
+            "benchmarks/results/DEVICE.csv if not given; in build/ with --quick or --map."
         ),
     ] = None,
 ) -> None:
     """What blockmem costs and saves, beside what one would write instead.
 
-    Each of --workload, --provider, --dtype and --mode may be given several times.
+    Each of --workload, --provider, --dtype and --mode may be given several times. So may --map with
+    its --block: python -m benchmarks --map 8,64,128,128 --block 64,16,16 --items 500
     """
     if context.invoked_subcommand is not None:
         return
+    mine = _own(map_ or [], block or [], items or [])
+    if mine and (workload or quick):
+        raise typer.BadParameter("goes without --workload and --quick", param_hint="--map")
     chosen = Device(_device(device))
     selection = Selection(
-        workloads=_workloads(workload, quick),
+        workloads=mine or _workloads(workload, quick),
         providers=_names("--provider", provider, PROVIDERS),
         dtypes=_names("--dtype", dtype or list(chosen.default_dtypes), TORCH_DTYPES),
         modes=_names("--mode", mode, MODES),
@@ -75,8 +91,14 @@ def measure(
     if not selection.cases():
         raise typer.BadParameter("no workload of those has that mode", param_hint="--mode")
     if out is None:
-        out = QUICK_OUT if quick else FOLDER / f"{_slug(chosen.name)}.csv"
-    _run(selection, chosen, Results(out, chosen))
+        out = OWN_OUT if mine else QUICK_OUT if quick else FOLDER / f"{_slug(chosen.name)}.csv"
+    results = Results(out, chosen)
+    _run(selection, chosen, results)
+    measured = [(one.name, dtype, mode) for one, dtype, mode in selection.cases()]
+    rows = [row for row in results.rows if row.device_name == chosen.name]
+    show(
+        Findings([row for row in rows if row.provider in selection.providers]), measured, Console()
+    )
     console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
@@ -86,9 +108,11 @@ def plot(
         list[Path] | None,
         typer.Argument(help="CSVs; all of benchmarks/results/ if none is given."),
     ] = None,
-    page: Annotated[Path, typer.Option(help="The page to write.")] = PAGE,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page too, such as docs/benchmarks.md.")
+    ] = None,
 ) -> None:
-    """Draw what was measured: docs/benchmarks.md, and figures beside each CSV."""
+    """Draw what was measured: figures beside each CSV, and a page of all tables where one is asked for."""
     sources = results or sorted(FOLDER.glob("*.csv"))
     for source in sources:
         if not source.is_file():
@@ -97,8 +121,8 @@ def plot(
         raise typer.BadParameter(
             "nothing measured yet; run python -m benchmarks", param_hint="RESULTS"
         )
-    write_report(sources, page)
-    console.print(f"wrote {page}", highlight=False, soft_wrap=True)
+    for path in write_report(sources, page):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
 def _run(selection: Selection, device: Device, results: Results) -> None:
@@ -143,6 +167,32 @@ def _workloads(patterns: list[str] | None, quick: bool) -> list[AnyWorkload]:
         names = ", ".join(w.name for w in WORKLOADS)
         raise typer.BadParameter(f"none matches; there are {names}", param_hint="--workload")
     return found
+
+
+def _own(maps: list[str], blocks: list[str], items: list[int]) -> list[AnyWorkload]:
+    """Make workloads of somebody's own shapes."""
+    if len(items) == 1:
+        items = items * len(maps)
+    if not len(maps) == len(blocks) == len(items):
+        raise typer.BadParameter(
+            f"{len(maps)} of --map, {len(blocks)} of --block, {len(items)} of --items: give one of "
+            "each for every map, or --items once for all",
+            param_hint="--map",
+        )
+    try:
+        shapes = zip(map(_sizes, maps), map(_sizes, blocks), items, strict=True)
+        return [own(*shape) for shape in shapes]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--map") from None
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(size) for size in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"{text!r}: expected numbers with commas between, as in 64,16,16"
+        ) from None
 
 
 def _names(option: str, given: list[str] | None, known: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import os
 import sys
 import tempfile
 import time
@@ -167,6 +168,38 @@ def memory_limit(device: Device) -> Iterator[None]:
 def _data_bytes() -> int:
     """What RLIMIT_DATA counts of this process already."""
     return 1024 * int(proc_value("self/status", "VmData").split()[0])
+
+
+# What else it does
+
+
+BUSY = 0.15  # cores that others use, from which on a measurement cannot be trusted
+
+
+class Others:
+    """Counts how many cores other programs use, from its making on; None where it cannot be known."""
+
+    def __init__(self) -> None:
+        self.before = _cpu_seconds()
+
+    def cores(self) -> float | None:
+        if self.before is None:
+            return None
+        now = _cpu_seconds()
+        assert now is not None
+        wall, all_cores, own = (end - start for end, start in zip(now, self.before, strict=True))
+        return max(0.0, all_cores - own) / wall if wall > 0 else None
+
+
+def _cpu_seconds() -> tuple[float, float, float] | None:
+    """Time, and the seconds that all cores, and this process, have computed; None but on Linux."""
+    try:
+        first = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
+    except OSError:
+        return None
+    user, nice, system, _, _, *interrupts = map(int, first.split()[1:9])  # less idle and waiting
+    ticks = user + nice + system + sum(interrupts)
+    return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 # Rates

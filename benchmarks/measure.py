@@ -8,7 +8,8 @@ from torch import Tensor
 
 from benchmarks.machine import Run
 
-MIN_ROUNDS, MAX_ROUNDS = 3, 100
+MIN_ROUNDS, MAX_ROUNDS = 5, 100
+MODEL_ROUNDS = 11  # at least, of whole networks: a run of theirs varies, and is what people feel
 
 
 class Times:
@@ -28,15 +29,20 @@ class Times:
             del self.seconds[name]
 
 
-def interleave(runs: Mapping[str, Run], clock: Callable[[Run], float], budget: float) -> Times:
+def interleave(
+    runs: Mapping[str, Run],
+    clock: Callable[[Run], float],
+    budget: float,
+    least: int = MIN_ROUNDS,
+) -> Times:
     """Times by `clock`, round by round: all see the same machine, fast or slow at the time.
 
-    The first round tells how many fit `budget` seconds; there are at least 3 and at most 100.
+    The first round tells how many fit `budget` seconds; there are at least `least` and at most 100.
     Each starts with another provider. All must have run before, to be warm.
     """
     names = list(runs)
     times = Times(names)
-    rounds, number = MIN_ROUNDS, 0
+    rounds, number = least, 0
     while names and number < rounds:
         start = number % len(names)
         for name in names[start:] + names[:start]:
@@ -45,7 +51,7 @@ def interleave(runs: Mapping[str, Run], clock: Callable[[Run], float], budget: f
         if number == 1:
             round_seconds = sum(sum(seconds) for seconds in times.seconds.values())
             rounds = int(budget / max(round_seconds, 1e-9))
-            rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, rounds))
+            rounds = min(MAX_ROUNDS, max(least, rounds))
     return times
 
 

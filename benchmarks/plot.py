@@ -12,13 +12,14 @@ from daad.io import write_atomically
 
 COLOURS = {
     "eager": "0.45",
+    "eager-onednn": "#f0e442",
     "compile": "#56b4e9",
     "memae": "#e69f00",
     "flex": "#cc79a7",
     "blockmem-torch": "#009e73",
     "blockmem-triton": "#d55e00",
 }
-MARKERS = dict(zip(COLOURS, "os^Dv*", strict=True))
+MARKERS = dict(zip(COLOURS, "oPs^Dv*", strict=True))
 AXIS_LABELS = {"q": "Q, blocks a batch", "n": "N, items", "d": "D, elements of a block"}
 BAR = 0.13  # inches
 
@@ -26,7 +27,8 @@ BAR = 0.13  # inches
 def draw_ratios(findings: Findings, dtype: str, path: Path) -> None:
     """Time and peak memory over eager's in both modes: a bar for each provider that ran at all.
 
-    A cross stands where such a one has no number. The sweeps are drawn as curves instead.
+    A cross stands where such a one has no number, a line from the 20 to the 80 % quantile of the
+    times. The sweeps are drawn as curves instead.
     """
     providers = [name for name in findings.providers if _has_ratio(findings, name, dtype)]
     panels = [
@@ -77,12 +79,13 @@ def _bars(
     thickness: float,
 ) -> None:
     dtype, mode, statistic = what
-    places, values = [], []
+    places, values, spread = [], [], []
     for place, workload in enumerate(workloads):
-        value = findings.value(workload, provider, dtype, mode, "ratio_eager", statistic)
-        if value is not None:
+        ratio = findings.ratio(workload, provider, dtype, mode, statistic, "eager")
+        if ratio is not None:
             places.append(place + offset)
-            values.append(value)
+            values.append(ratio.value)
+            spread.append((ratio.value - ratio.low, ratio.high - ratio.value))
         elif workload in findings.workloads(dtype, mode):
             axis.plot(1, place + offset, marker="x", color=COLOURS[provider], markersize=4)
     axis.barh(
@@ -93,6 +96,9 @@ def _bars(
         color=COLOURS[provider],
         label=provider,
     )
+    if statistic == "median" and values:  # from the 20 to the 80 % quantile
+        ends = list(zip(*spread, strict=True))
+        axis.errorbar(values, places, xerr=ends, fmt="none", ecolor="0.25", elinewidth=0.8)
 
 
 def draw_scaling(findings: Findings, dtype: str, path: Path) -> bool:

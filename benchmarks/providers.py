@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.machine import Device
 from blockmem import assemble, blockwise_memory, divide
+from blockmem.backends.torch.products import matmul, onednn_takes
 
 Shape = tuple[int, ...]
 Layer = Callable[[Tensor, Tensor, Shape, float], Tensor]
@@ -42,6 +44,42 @@ def eager(
     if renormalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return assemble(weights.to(memory.dtype) @ memory, block_shape, x.shape)
+
+
+def eager_onednn(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Tensor:
+    """Eager's formula, its products by the library that blockmem takes."""
+    queries = functional.normalize(divide(x, block_shape), dim=-1).flatten(0, 1)
+    cosine = _product(queries, functional.normalize(memory, dim=-1).mT)
+    weights = torch.softmax(cosine, dim=-1)
+    weights = torch.where(weights >= threshold, weights, 0.0)
+    answers = _product(weights, memory)
+    return assemble(answers.unflatten(0, (len(x), -1)), block_shape, x.shape)
+
+
+class _Product(torch.autograd.Function):
+    """`a @ b` by blockmem's `matmul`, which has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return matmul(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        a, b = ctx.saved_tensors
+        return matmul(grad, b.mT), matmul(a.mT, grad)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    found: Tensor = _Product.apply(a, b)  # type: ignore[no-untyped-call]  # torch's own
+    return found
+
+
+def _build_eager_onednn(device: Device) -> Layer:
+    a = torch.ones(256, 256, device=device.torch)
+    if not onednn_takes(a, a):
+        raise ValueError("PyTorch multiplies by oneDNN on CPUs with AVX-512 alone here")
+    return eager_onednn
 
 
 def memae(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Tensor:
@@ -150,6 +188,7 @@ PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         Provider("eager", lambda device: eager),
+        Provider("eager-onednn", _build_eager_onednn),
         Provider("compile", lambda device: _compiled(eager, device), compiles=True),
         Provider("memae", lambda device: memae, renormalize=True),
         Provider("flex", _build_flex, compiles=True),

@@ -1,26 +1,29 @@
 """docs/benchmarks.md: what the CSVs say, in tables and words."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.plot import draw_ratios, draw_scaling
 from benchmarks.results import MACHINE, OURS, Findings, read_rows
-from benchmarks.workloads import MODES
+from benchmarks.workloads import MODES, SWEEP, WORKLOADS
 from daad.io import write_text
 
-LOSS = " ▲"
+LOSS, EVEN = " ▲", " ≈"
+LEGEND = "▲ marks where blockmem loses to eager or compile."
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 INTRODUCTION = """\
 # Benchmarks
 
 What blockmem costs and saves, against what one would write instead. This page is made by
-`python -m benchmarks plot` from the files in `benchmarks/results/`; do not edit it.
+`python -m benchmarks plot --page docs/benchmarks.md` from the files in `benchmarks/results/`; do not
+edit it.
 
 | provider | what it is |
 |---|---|
 | `eager` | `F.normalize`, `softmax`, `where`, matrix products, einops: what a careful user writes |
+| `eager-onednn` | the same, its products by the library that blockmem takes, where there are two |
 | `compile` | `torch.compile` of that, in the mode that stands below with the machine |
 | `memae` | shrinkage as MemAE publishes it, by ReLU, and an L1 norm of 1 |
 | `flex` | FlexAttention in two passes: log-sum-exp, then the items above the threshold |
@@ -43,37 +46,68 @@ How it is measured:
   uses, is faster; the machine's rate below is that of the faster.
 - A share of the roofline of 100 % would mean that the case took no longer than its matrix products
   and its bytes, each counted once, take at the rates measured on this machine.
+- Where a ratio is the same as 1 within its quantiles it has the mark ≈, and is neither won nor lost.
 - `memae` computes what this library calls `renormalize=True`, which is a little more work.
+- A case is busy where other programs used 0.15 of a core or more while it was timed. Such cases are
+  listed with the machine.
 
-To measure on your machine: `python -m benchmarks`, and `python -m benchmarks --help` for less.
+To measure on your machine: `python -m benchmarks`. For shapes of your own:
+`python -m benchmarks --map 8,64,128,128 --block 64,16,16 --items 500`.
 """
 
 
-def write_report(sources: Sequence[Path], page: Path) -> None:
-    """The page, and beside each CSV its figures."""
-    parts = [INTRODUCTION]
+def write_report(sources: Sequence[Path], page: Path | None) -> list[Path]:
+    """Draw the figures beside each CSV, and write the page where there is to be one; say which."""
+    measured = [row for source in sources for row in read_rows(source)]
+    written: list[Path] = []
+    parts = [INTRODUCTION, _workloads({row.workload for row in measured})]
     for source in sources:
         rows = read_rows(source)
         for device in dict.fromkeys(row.device_name for row in rows):
             findings = Findings([row for row in rows if row.device_name == device])
-            parts += _device_section(device, findings, source, page)
+            figures = _draw(findings, source)
+            written += figures.values()
+            parts += _device_section(device, findings, figures, page or source)
+    if page is None:
+        return written
     write_text(page, "\n".join(parts))
+    return [*written, page]
 
 
-def _device_section(name: str, findings: Findings, source: Path, page: Path) -> list[str]:
-    parts = [f"## {name}\n", _made_with(findings)]
+def _draw(findings: Findings, source: Path) -> dict[tuple[str, str], Path]:
+    """Draw the figures of a device; their paths, by dtype and what they show."""
+    drawn = {}
     for dtype in findings.dtypes:
         ratios = source.with_name(f"{source.stem}-{dtype}-ratio.png")
         draw_ratios(findings, dtype, ratios)
-        parts.append(_image(f"Time and memory over eager's, {dtype}", ratios, page))
+        drawn[dtype, "Time and memory over eager's"] = ratios
         curves = source.with_name(f"{source.stem}-{dtype}-scaling.png")
         if draw_scaling(findings, dtype, curves):
-            parts.append(_image(f"Training time and memory against Q, N, D, {dtype}", curves, page))
+            drawn[dtype, "Training time and memory against Q, N, D"] = curves
+    return drawn
+
+
+def _workloads(names: Collection[str]) -> str:
+    """List the workloads of the tables with their shapes."""
+    shown = [w for w in WORKLOADS if w.name in names and not w.name.startswith(SWEEP)]
+    lines = [_line([f"`{workload.name}`", str(workload)]) for workload in shown]
+    return "\n".join(["## Workloads\n", *_header(["workload", "map and blocks"]), *lines]) + "\n"
+
+
+def _device_section(
+    name: str, findings: Findings, figures: Mapping[tuple[str, str], Path], page: Path
+) -> list[str]:
+    parts = [f"## {name}\n", _made_with(findings)]
+    for dtype in findings.dtypes:
+        shown = [(words, path) for (of, words), path in figures.items() if of == dtype]
+        parts += [_image(f"{words}, {dtype}", path, page) for words, path in shown]
         for mode in MODES:
             if findings.workloads(dtype, mode):
                 parts.append(f"### {dtype}, {mode}\n")
                 parts += [_times(findings, dtype, mode), _memories(findings, dtype, mode)]
-    return [*parts, _images(findings), _losses(findings), _inexact(findings), _refusals(findings)]
+                parts.append(_over_products(findings, dtype, mode))
+    parts += [_images(findings), _losses(findings), _inexact(findings), _refusals(findings)]
+    return [part for part in parts if part]
 
 
 def _made_with(findings: Findings) -> str:
@@ -89,60 +123,88 @@ def _made_with(findings: Findings) -> str:
             findings.value(MACHINE, "torch", dtype, "", "roofline", rate) or 0.0
             for rate in ("matmul_rate", "copy_rate")
         )
-        lines.append(f"- {dtype}: {matmul:.4g} GFLOP/s in a matrix product, {copy:.3g} GB/s copied")
+        lines.append(
+            f"- {dtype}: {digits(matmul)} GFLOP/s in a matrix product, {digits(copy)} GB/s copied"
+        )
     modes = {
         row.note for row in findings.rows if (row.workload, row.metric) == (MACHINE, "compile")
     }
     if modes:
         lines.append(f"- torch.compile's mode: {', '.join(sorted(modes))}")
+    if busy := findings.busy():
+        cases = (
+            f"`{name}` {dtype} {mode} ({cores:.1f})" for (name, dtype, mode), cores in busy.items()
+        )
+        lines.append(
+            f"- measured while other programs used the machine (cores): {', '.join(cases)}"
+        )
     return "\n".join(lines) + "\n"
 
 
 def _times(findings: Findings, dtype: str, mode: str) -> str:
-    return f"Time in ms, times eager's, share of the roofline.{_legend()}\n\n" + _table(
+    return f"Time in ms, times eager's, share of the roofline. {LEGEND}\n\n" + _table(
         findings, dtype, mode, ("time", "median"), "median", share=True
     )
 
 
 def _memories(findings: Findings, dtype: str, mode: str) -> str:
-    return f"Peak memory in MiB, times eager's.{_legend()}\n\n" + _table(
-        findings, dtype, mode, ("peak_memory", "peak"), "peak_memory", share=False
-    )
+    table = _table(findings, dtype, mode, ("peak_memory", "peak"), "peak_memory", share=False)
+    return f"Peak memory in MiB, times eager's. {LEGEND}\n\n{table}" if table else ""
 
 
-def _legend() -> str:
-    return f"{LOSS} marks where blockmem loses to eager or compile."
+def _over_products(findings: Findings, dtype: str, mode: str) -> str:
+    table = _table(findings, dtype, mode, ("ratio_products", "median"), "", share=False)
+    words = "Time over that of the matrix products alone, which no way can save."
+    return f"{words}\n\n{table}" if table else ""
 
 
 def _table(
     findings: Findings, dtype: str, mode: str, metric: tuple[str, str], ratio: str, share: bool
 ) -> str:
-    lines = _header(["workload", *findings.providers])
-    for workload in findings.workloads(dtype, mode):
+    """Tell of each workload what each provider has; without providers and workloads of which
+    nothing is known. Empty where there is nothing at all."""
+    known = {
+        (workload, provider): value
+        for workload in findings.workloads(dtype, mode)
+        for provider in findings.providers
+        for value in [findings.value(workload, provider, dtype, mode, *metric)]
+        if value is not None
+    }
+    providers = [name for name in findings.providers if any(name == key[1] for key in known)]
+    lines = _header(["workload", *providers])
+    for workload in dict.fromkeys(key[0] for key in known):
         cells = []
-        for provider in findings.providers:
+        for provider in providers:
+            value = known.get((workload, provider))
             key = (workload, provider, dtype, mode)
-            value = findings.value(*key, *metric)
-            if value is None:
-                cells.append("—")
-                continue
-            cell = f"{value:.3g}"
-            over_eager = findings.value(*key, "ratio_eager", ratio)
-            if over_eager is not None:
-                cell += f" · {over_eager:.2f}{TIMES}"
-            roofline = findings.value(*key, "roofline", "share") if share else None
-            if roofline is not None:
-                cell += f" · {roofline:.0%}"
-            cells.append(cell + (LOSS if _loses(findings, key, ratio) else ""))
+            cells.append("—" if value is None else _cell(findings, key, value, ratio, share))
         lines.append(_line([f"`{workload}`", *cells]))
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" if known else ""
+
+
+def _cell(
+    findings: Findings, key: tuple[str, str, str, str], value: float, ratio: str, share: bool
+) -> str:
+    cell = digits(value)
+    over_eager = findings.ratio(*key, ratio, "eager") if ratio else None
+    if over_eager is not None:
+        cell += f" · {over_eager.value:.2f}{TIMES}" + (EVEN if over_eager.even else "")
+    roofline = findings.value(*key, "roofline", "share") if share else None
+    if roofline is not None:
+        cell += f" · {roofline:.0%}"
+    return cell + (LOSS if ratio and _loses(findings, key, ratio) else "")
+
+
+def digits(value: float) -> str:
+    """Write three digits of a number, thousands as they are."""
+    return f"{value:.0f}" if value >= 999.5 else f"{value:.3g}"
 
 
 def _loses(findings: Findings, key: tuple[str, str, str, str], ratio: str) -> bool:
     if key[1] not in OURS:
         return False
-    found = (findings.value(*key, f"ratio_{other}", ratio) for other in ("eager", "compile"))
-    return any(value is not None and round(value, 2) > 1 for value in found)
+    found = (findings.ratio(*key, ratio, other) for other in ("eager", "compile"))
+    return any(one is not None and one.more for one in found)
 
 
 def _images(findings: Findings) -> str:
@@ -154,7 +216,7 @@ def _images(findings: Findings) -> str:
             for provider in findings.providers
         ]
         if any(rates):
-            cells = ["—" if rate is None else f"{rate:.3g}" for rate in rates]
+            cells = ["—" if rate is None else digits(rate) for rate in rates]
             lines.append(_line([f"`{workload}`, {dtype}", *cells]))
     if not lines:
         return ""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.machine import TORCH_DTYPES, Device
+from benchmarks.machine import BUSY, TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
 from benchmarks.workloads import MODES, WORKLOADS
 from daad.io import write_csv
@@ -146,11 +146,28 @@ class Loss:
     ratio: float
 
 
+class Ratio(NamedTuple):
+    """What one provider takes over another: the median, and the 20 and 80 % quantiles."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def even(self) -> bool:
+        """Whether the two are the same within the noise, or to two decimals."""
+        return self.low <= 1 <= self.high or round(self.value, 2) == 1
+
+    @property
+    def more(self) -> bool:
+        return self.value > 1 and not self.even
+
+
 class Findings:
     """The rows of one device."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.rows = rows
+        self.rows = rows = sorted(rows, key=_order)
         self._by_key = {(*row[:2], *row[4:8]): row for row in rows}
         self.dtypes = [name for name in TORCH_DTYPES if any(row.dtype == name for row in rows)]
         self.providers = [name for name in PROVIDERS if any(row.provider == name for row in rows)]
@@ -177,8 +194,21 @@ class Findings:
                 for workload in self.workloads(dtype, mode):
                     yield workload, dtype, mode
 
+    def ratio(
+        self, workload: str, provider: str, dtype: str, mode: str, statistic: str, other: str
+    ) -> Ratio | None:
+        """Say how a provider's time ("median") or "peak_memory" is to another's."""
+        key = (workload, provider, dtype, mode, f"ratio_{other}")
+        value = self.value(*key, statistic)
+        if value is None:
+            return None
+        if statistic != "median":
+            return Ratio(value, value, value)
+        low, high = (self.value(*key, name) for name in ("q20", "q80"))
+        return Ratio(value, value if low is None else low, value if high is None else high)
+
     def losses(self) -> list[Loss]:
-        """Where ours are slower, or need more memory, than eager or compile; to two decimals."""
+        """Where ours are slower, or need more memory, than eager or compile, beyond the noise."""
         found = []
         for workload, dtype, mode in self.cases():
             for provider in OURS:
@@ -187,10 +217,18 @@ class Findings:
                         ("median", "slower than"),
                         ("peak_memory", "more memory than"),
                     ):
-                        key = (workload, provider, dtype, mode, f"ratio_{other}", statistic)
-                        ratio = self.value(*key)
-                        if ratio is not None and round(ratio, 2) > 1:
-                            found.append(Loss(provider, mode, dtype, workload, what, other, ratio))
+                        ratio = self.ratio(workload, provider, dtype, mode, statistic, other)
+                        if ratio is not None and ratio.more:
+                            loss = (provider, mode, dtype, workload, what, other, ratio.value)
+                            found.append(Loss(*loss))
+        return found
+
+    def busy(self) -> dict[tuple[str, str, str], float]:
+        """Cases that were measured while others used the machine, and how many cores they used."""
+        found: dict[tuple[str, str, str], float] = {}
+        for row in self.rows:
+            if row.metric == "load" and float(row.value) >= BUSY:
+                found[row.workload, row.dtype, row.mode] = float(row.value)
         return found
 
     def inexact(self) -> dict[str, list[Row]]:

@@ -11,11 +11,13 @@ from types import TracebackType
 import torch
 
 from benchmarks.cases import Case, make_case
-from benchmarks.machine import Device, Rates, Run, measure_rates, memory_limit
+from benchmarks.machine import Device, Others, Rates, Run, measure_rates, memory_limit
 from benchmarks.measure import (
     FACTOR,
+    MODEL_ROUNDS,
     RIVAL_FACTOR,
     Errors,
+    Times,
     excess,
     interleave,
     ratios,
@@ -24,10 +26,11 @@ from benchmarks.measure import (
 )
 from benchmarks.providers import PROVIDERS, Provider, reason
 from benchmarks.results import MACHINE, Measurement, Results
-from benchmarks.workloads import AnyWorkload, Workload, floor_seconds
+from benchmarks.workloads import AnyWorkload, Workload, floor_seconds, products
 
 MIB = 2**20
 BASELINES = {"eager": "ratio_eager", "compile": "ratio_compile"}
+PRODUCTS = "products"  # timed as a provider is
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class Outcome:
     memory: int | None = None
     memory_refusal: str = ""
     seconds: list[float] = field(default_factory=list)
+    products: list[float] = field(default_factory=list)
+    others: float | None = None
+    """Cores that other programs used meanwhile."""
 
 
 def run_suite(selection: Selection, device: Device, results: Results) -> Iterator[list[Outcome]]:
@@ -193,12 +199,24 @@ class Measuring:
             outcomes.append(outcome)
             if run is not None:
                 runs[provider.name] = run
-        times = interleave(runs, self.device.seconds, budget)
+        others = Others()
+        times = self._times(runs, budget)
+        cores = others.cores()
         for outcome in outcomes:
             outcome.seconds = times.seconds.get(outcome.provider, [])
+            outcome.products = times.seconds.get(PRODUCTS, [])
+            outcome.others = cores
             if outcome.provider in times.failures:
                 outcome.refusal = reason(times.failures[outcome.provider])
         return outcomes
+
+    def _times(self, runs: dict[str, Run], budget: float) -> Times:
+        """Time the providers, and beside them, on a CPU, the products that none can save."""
+        if not isinstance(self.workload, Workload):
+            return interleave(runs, self.device.seconds, budget, MODEL_ROUNDS)
+        if runs and not self.device.is_cuda and self.dtype == "float32":
+            runs = {**runs, PRODUCTS: products(self.workload.parts, self.mode, self.device)}
+        return interleave(runs, self.device.seconds, budget)
 
     def _examine(self, provider: Provider) -> tuple[Outcome, Run | None]:
         """Gate and memory. The gate is also what makes a provider compile, and be warm."""
@@ -254,6 +272,11 @@ def _rows(
         rows.append(Measurement("time", "images_per_second", images / times["median"], "1/s"))
     if floor is not None:
         rows.append(Measurement("roofline", "share", floor / times["median"], "1"))
+    if outcome.products:
+        shares = summary(ratios(outcome.seconds, outcome.products))
+        rows += [Measurement("ratio_products", name, share, "1") for name, share in shares.items()]
+    if outcome.others is not None:
+        rows.append(Measurement("load", "others", outcome.others, "cores"))
     memory = None if outcome.memory is None else outcome.memory / MIB
     rows.append(Measurement("peak_memory", "peak", memory, "MiB", outcome.memory_refusal))
     for other in outcomes:

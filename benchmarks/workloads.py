@@ -1,13 +1,16 @@
 """The workloads: shapes of real models in one table, inputs of those shapes, and their floor."""
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import TORCH_DTYPES, Rates
+from benchmarks.machine import TORCH_DTYPES, Device, Rates, Run
 from blockmem import assemble
+from blockmem.backends.torch.products import matmul
+from blockmem.division import check_block_shape, check_fits
 
 FORWARD, TRAINING = "forward", "forward+backward"
 MODES = (FORWARD, TRAINING)
@@ -34,6 +37,13 @@ class Part:
         """Q, the blocks of the whole batch."""
         return math.prod(self.map_shape) // self.size
 
+    def __str__(self) -> str:
+        return f"{_by(self.map_shape)} in blocks {_by(self.block_shape)}, N {self.items}"
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return "\N{MULTIPLICATION SIGN}".join(map(str, sizes))
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -44,6 +54,9 @@ class Workload:
     modes: tuple[str, ...] = MODES
     quick: bool = False
     default: bool = True
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.parts))
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,9 @@ class ModelWorkload:
 
     def batch(self, device: str) -> int:
         return self.batch_cuda if device == "cuda" else self.batch_cpu
+
+    def __str__(self) -> str:
+        return f"DAAD whole, pictures of {_by([self.image_size] * 2)}, width {self.width}"
 
 
 AnyWorkload = Workload | ModelWorkload
@@ -107,7 +123,22 @@ def _sweeps() -> tuple[Workload, ...]:
     return tuple(Workload(name, (part,), modes=(TRAINING,)) for name, part in named.items())
 
 
+def own(map_shape: Sequence[int], block_shape: Sequence[int], items: int) -> Workload:
+    """Make a workload of somebody's own shapes; ValueError says why there is none of these."""
+    if items < 1:
+        raise ValueError(f"{items} items: expected one or more")
+    if not all(size > 0 for size in map_shape):
+        raise ValueError(f"map of shape {tuple(map_shape)}: expected sizes of 1 or more")
+    part = Part(tuple(map_shape), check_block_shape(block_shape), items)
+    check_fits(part.map_shape, part.block_shape)
+    name = "x".join(map(str, part.map_shape)), "x".join(map(str, part.block_shape))
+    return Workload(f"{name[0]}-in-{name[1]}-n{items}", (part,))
+
+
 WORKLOADS: tuple[AnyWorkload, ...] = (
+    # Whole networks first: what all else is for
+    ModelWorkload("daad-inference", (FORWARD,)),
+    ModelWorkload("daad-training", (TRAINING,)),
     # DAAD (ICCV 2021) on pictures: 256x256, r 8,8,1
     *(Workload(f"daad-level{level}", (_daad(level),), quick=level == 4) for level in LEVELS),
     Workload("daad-levels", tuple(_daad(level) for level in LEVELS)),
@@ -135,8 +166,6 @@ WORKLOADS: tuple[AnyWorkload, ...] = (
     Workload("call-64x8x8-blocks-n64", (Part((1, 64, 8, 8), (64, 4, 4), 64),)),
     Workload("call-64x16x16-blocks-n64", (Part((8, 64, 16, 16), (64, 4, 4), 64),)),
     *_sweeps(),
-    ModelWorkload("daad-inference", (FORWARD,)),
-    ModelWorkload("daad-training", (TRAINING,)),
     # For trying the command out; measured only where it is named, or by --quick
     Workload("tiny", (Part((2, 16, 8, 8), (16, 2, 2), 20),), quick=True, default=False),
 )
@@ -202,3 +231,41 @@ def floor_seconds(parts: tuple[Part, ...], mode: str, dtype: str, rates: Rates) 
         )
         for part in parts
     )
+
+
+TABLE = 2**20  # logits of one product at most, as the PyTorch backend has them
+
+
+def products(parts: Sequence[Part], mode: str, device: Device) -> Run:
+    """Return a run of the matrix products alone, in float32: what no way around the layer can save.
+
+    Blocks are multiplied in tables of the PyTorch backend's size, each by the faster of the two
+    libraries that PyTorch has.
+    """
+    runs = [_products(part, mode, device) for part in parts]
+    return lambda: [run() for run in runs]
+
+
+def _products(part: Part, mode: str, device: Device) -> Run:
+    rows = max(1, min(part.queries, TABLE // part.items))
+    queries, items = device.ones(rows, part.size), device.ones(part.items, part.size)
+    weights = device.ones(rows, part.items)
+    forward = [(queries, items.T), (weights, items)]
+    # dw = g m' and dq = ds m are as the forward's; w'g and ds'q are like one another
+    backward = [*forward, (weights.T.contiguous(), queries), (weights.T.contiguous(), queries)]
+    pairs = forward if mode == FORWARD else [*forward, *backward]
+    chosen = [(_faster(a, b, device), a, b) for a, b in pairs]
+    times = -(-part.queries // rows)
+
+    def run() -> None:
+        for _ in range(times):
+            for multiply, a, b in chosen:
+                multiply(a, b)
+
+    return run
+
+
+def _faster(a: Tensor, b: Tensor, device: Device) -> Callable[[Tensor, Tensor], Tensor]:
+    ways: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm, matmul]
+    best = [min(device.seconds(lambda: way(a, b)) for _ in range(4)) for way in ways]  # noqa: B023
+    return ways[best.index(min(best))]

@@ -47,14 +47,14 @@ def test_add_products(sizes, dtype, library, monkeypatch):
 
 def test_what_onednn_would_compute_by_a_slow_loop_goes_to_mm():
     wide = torch.randn(20, 64)
-    assert not products._onednn_takes(torch.randn(8, 20), wide[:, :32])
-    assert not products._onednn_takes(torch.randn(8, 20).double(), wide.double())
+    assert not products.onednn_takes(torch.randn(8, 20), wide[:, :32])
+    assert not products.onednn_takes(torch.randn(8, 20).double(), wide.double())
 
 
 def test_pytorchs_switch_is_obeyed():
     before = torch._C._get_mkldnn_enabled()
     torch._C._set_mkldnn_enabled(False)
     try:
-        assert not products._onednn_takes(torch.randn(8, 20), torch.randn(20, 8))
+        assert not products.onednn_takes(torch.randn(8, 20), torch.randn(20, 8))
     finally:
         torch._C._set_mkldnn_enabled(before)

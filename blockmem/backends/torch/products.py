@@ -18,7 +18,7 @@ TERMS = 256  # added up in one go; rounding grows with how many follow one anoth
 
 def matmul(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
     """`a @ b`, of `(R, K)` and `(K, C)`; by oneDNN in sums of so many `terms`."""
-    if not _onednn_takes(a, b):
+    if not onednn_takes(a, b):
         return torch.mm(a, b)
     if not b.is_contiguous() or len(b) <= terms:
         return _onednn(a, b)
@@ -31,7 +31,7 @@ def matmul(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
 
 def add_products(total: Tensor, a: Tensor, b: Tensor) -> None:
     """In place, `total += a.T @ b`, of `(R, N)` and `(R, D)`."""
-    if not _onednn_takes(a, b):
+    if not onednn_takes(a, b):
         total.addmm_(a.T, b)
     elif a.shape[1] >= b.shape[1]:  # the longer of both sides is best the second one
         # In two sums: more cost time where D is small, and chunks are many sums already
@@ -49,7 +49,8 @@ def _onednn(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _onednn_takes(a: Tensor, b: Tensor) -> bool:
+def onednn_takes(a: Tensor, b: Tensor) -> bool:
+    """Whether `matmul` multiplies these by oneDNN."""
     return (
         2 * a.numel() * b.shape[-1] >= LEAST_FLOPS  # asked first: it is all that small products ask
         and a.dtype == torch.float32

@@ -1,15 +1,12 @@
-"""The benchmarks' own workings: the command end to end, the gate, the counts. Nothing is timed."""
+"""How the benchmarks measure: cases, the gate, turns, counts. Nothing is timed."""
 
-import csv
 import math
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from benchmarks import cases, machine, providers
-from benchmarks.__main__ import app
+from benchmarks import cases, machine, providers, workloads
 from benchmarks.cases import make_case
 from benchmarks.machine import Device, Rates
 from benchmarks.measure import (
@@ -22,8 +19,7 @@ from benchmarks.measure import (
     summary,
 )
 from benchmarks.providers import PROVIDERS, Layer, Provider, eager, flex, memae
-from benchmarks.report import write_report
-from benchmarks.results import Findings, Measurement, Results, read_rows
+from benchmarks.results import Results, read_rows
 from benchmarks.suite import Selection, run_suite
 from benchmarks.workloads import (
     FORWARD,
@@ -37,7 +33,7 @@ from benchmarks.workloads import (
     count_flops,
     floor_seconds,
 )
-from blockmem import blockwise_memory
+from blockmem.backends.torch import products
 from blockmem.division import check_fits
 
 CPU = Device("cpu", rate_seconds=0)  # one run each
@@ -45,7 +41,6 @@ TINY = next(workload for workload in WORKLOADS if workload.name == "tiny")
 VOLUME = Workload("volume", (Part((2, 8, 2, 4, 4), (8, 1, 2, 2), 30),))
 SEVERAL = Workload("several", (Part((2, 16, 8, 8), (16, 2, 2), 20), Part((1, 8, 6), (8, 2), 7)))
 SMALL_DAAD = ModelWorkload("small-daad", MODES, image_size=128, width=4, batch_cpu=2)
-RUNNER = CliRunner()
 
 
 def reasons_against(
@@ -55,73 +50,9 @@ def reasons_against(
     return refusal(excess(case.errors(layer, mode, False), case.yardstick(mode, False)), limit)
 
 
-def test_command_measures_and_plots(tmp_path: Path) -> None:
-    out, page = tmp_path / "cpu.csv", tmp_path / "docs" / "page.md"
-    names = ("eager", "blockmem-torch", "blockmem-triton")
-    chosen = [argument for name in names for argument in ("--provider", name)]
-    arguments = ["--device", "cpu", "--quick", "--workload", "tin*", *chosen, "--out", str(out)]
-    done = RUNNER.invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-
-    with out.open(newline="") as file:
-        header = next(csv.reader(file))
-    assert ", ".join(header) == (
-        "workload, provider, device, device_name, dtype, mode, metric, statistic, value, unit, "
-        "note, torch, triton, commit, date"
-    )
-    findings = Findings(read_rows(out))
-    for mode in MODES:
-        for provider in ("eager", "blockmem-torch"):
-            key = ("tiny", provider, "float32", mode)
-            times = [findings.value(*key, "time", name) for name in ("q20", "median", "q80")]
-            assert None not in times
-            assert 0 < times[0] <= times[1] <= times[2]
-            assert findings.value(*key, "peak_memory", "peak") > 0
-            assert findings.value(*key, "roofline", "share") > 0
-            assert 0 < findings.value(*key, "error", "output") < 1e-6
-        ours = ("tiny", "blockmem-torch", "float32", mode)
-        assert findings.value(*ours, "ratio_eager", "median") > 0
-        assert findings.value(*ours, "ratio_eager", "peak_memory") > 0
-        if "triton" not in providers_that_run():
-            row = findings.row("tiny", "blockmem-triton", "float32", mode, "time", "median")
-            assert row is not None
-            assert not row.value
-            assert "triton" in row.note
-
-    arguments = ["plot", str(out), "--page", str(page)]
-    done = RUNNER.invoke(app, arguments, catch_exceptions=False)
-    assert done.exit_code == 0, done.output
-    assert "`tiny`" in page.read_text()
-    assert "../cpu-float32-ratio.png" in page.read_text()
-    assert (tmp_path / "cpu-float32-ratio.png").stat().st_size > 0
-
-
-def providers_that_run() -> set[str]:
-    """The library's backends on a CPU, by asking it."""
-    found = set()
-    for backend in ("torch", "triton"):
-        try:
-            blockwise_memory(torch.ones(1, 16, 1), torch.ones(16, 16), (16, 1), backend=backend)
-        except (ValueError, RuntimeError):
-            continue
-        found.add(backend)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("--provider", "best", "expected one of eager, compile"),
-        ("--dtype", "int8", "expected one of float32"),
-        ("--mode", "backward", "expected one of forward"),
-        ("--workload", "resnet*", "daad-level1"),
-        ("--device", "tpu", "expected auto, cpu or cuda"),
-    ],
-)
-def test_command_says_what_it_expected(option: str, value: str, said: str) -> None:
-    done = RUNNER.invoke(app, [option, value], env={"COLUMNS": "400"})
-    assert done.exit_code == 2
-    assert said in done.output
+def has_onednn() -> bool:
+    a = torch.ones(256, 256)
+    return products.onednn_takes(a, a)
 
 
 def test_every_workload_is_a_layer_that_can_be() -> None:
@@ -144,7 +75,9 @@ def test_every_workload_is_a_layer_that_can_be() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_providers_agree(workload: Workload, mode: str, dtype: str) -> None:
     case = make_case(workload, dtype, CPU)
-    for name in ("eager", "memae", "blockmem-torch"):
+    for name in ("eager", "memae", "blockmem-torch", "eager-onednn"):
+        if name == "eager-onednn" and (dtype != "float32" or not has_onednn()):
+            continue
         provider = PROVIDERS[name]
         errors = case.errors(provider.build(CPU), mode, provider.renormalize)
         yardstick = case.yardstick(mode, provider.renormalize)
@@ -307,7 +240,32 @@ def test_providers_take_turns() -> None:
     assert {name: len(seconds) for name, seconds in times.seconds.items()} == {"a": 5, "b": 5}
     assert set(times.failures) == {"bad"}
     assert "".join(order) == "abbabaabba"
-    assert {len(s) for s in interleave({"a": runs["a"]}, clock, 0.0).seconds.values()} == {3}
+    assert {len(s) for s in interleave({"a": runs["a"]}, clock, 0.0).seconds.values()} == {5}
+    assert {len(s) for s in interleave({"a": runs["a"]}, clock, 0.0, 11).seconds.values()} == {11}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_products_are_as_many_as_are_counted(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def count(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        found.append(2 * a.shape[0] * a.shape[1] * b.shape[1])
+        return a.new_empty(a.shape[0], b.shape[1])
+
+    monkeypatch.setattr(workloads, "_faster", lambda *given: count)
+    monkeypatch.setattr(workloads, "TABLE", 4 * 20)  # so that there are several tables
+    parts = (*TINY.parts, *VOLUME.parts)
+    workloads.products(parts, mode, CPU)()
+    assert sum(found) == sum(count_flops(part, mode) for part in parts)
+
+
+def test_others_are_what_all_cores_did_less_what_this_process_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readings = iter([(10.0, 100.0, 5.0), (14.0, 109.0, 8.0), None])
+    monkeypatch.setattr(machine, "_cpu_seconds", lambda: next(readings))
+    assert machine.Others().cores() == (9 - 3) / 4
+    assert machine.Others().cores() is None
 
 
 def test_statistics() -> None:
@@ -315,51 +273,3 @@ def test_statistics() -> None:
         {"median": 3.5, "q20": 2.0, "q80": 5.0}
     )
     assert ratios([1.0, 6.0], [2.0, 3.0]) == [0.5, 2.0]
-
-
-def test_results_keep_what_is_not_measured_again(tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    results = Results(path, CPU)
-    time = Measurement("time", "median", 2.0, "ms", "3 runs")
-    results.add("tiny", "blockmem-torch", "float32", FORWARD, [time])
-    results.add("tiny", "eager", "float32", FORWARD, [time])
-    results.add("daad-level1", "eager", "float32", FORWARD, [time])
-    before = path.read_bytes()
-    again = Results(path, CPU)
-    again.add("tiny", "eager", "float32", FORWARD, [Measurement("time", "median", 1 / 3, "ms")])
-    # In the order of the tables, whatever the order of measuring
-    assert [(row.workload, row.provider, row.value) for row in read_rows(path)] == [
-        ("daad-level1", "eager", "2"),
-        ("tiny", "eager", "0.333333"),
-        ("tiny", "blockmem-torch", "2"),
-    ]
-    again.add("tiny", "eager", "float32", FORWARD, [time])
-    assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == ["results.csv"]
-
-
-def test_report_shows_what_is_lost(tmp_path: Path) -> None:
-    results = Results(tmp_path / "results.csv", CPU)
-    for provider, ratio in (("compile", 0.5), ("blockmem-torch", 1.25)):
-        rows = [
-            Measurement("error", "output", 3e-7, "relative", "3 times eager's"),
-            Measurement("time", "median", 8.0, "ms"),
-            Measurement("ratio_eager", "median", ratio, "1"),
-            Measurement("ratio_eager", "peak_memory", 1.0, "1"),
-        ]
-        results.add("tiny", provider, "float32", FORWARD, rows)
-    refused = Measurement("time", "median", None, "ms", "no such thing")
-    results.add("tiny", "flex", "float32", FORWARD, [refused])
-    page = tmp_path / "page.md"
-    write_report([results.path], page)
-    text = page.read_text(encoding="utf-8")
-    times = "\N{MULTIPLICATION SIGN}"
-    assert f"| `tiny` | 8 · 0.50{times} | — | 8 · 1.25{times} ▲ |" in text
-    assert f"blockmem-torch`, float32, forward: slower than eager in `tiny` (1.25{times})" in text
-    assert "more memory than eager in" not in text
-    assert "`compile`: `tiny` float32 forward output (3 times eager's)" in text
-    assert "- `flex`: no such thing (every case)" in text
-    drawn = (tmp_path / "results-float32-ratio.png").read_bytes()
-    write_report([results.path], page)
-    assert page.read_text(encoding="utf-8") == text
-    assert (tmp_path / "results-float32-ratio.png").read_bytes() == drawn
