@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.host import measure_host
 from benchmarks.machine import TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
 from benchmarks.report import write_report
@@ -123,6 +124,17 @@ def plot(
         )
     for path in write_report(sources, page):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def host(
+    out: Annotated[Path | None, typer.Option(help="A CSV to add to; build/ if not given.")] = None,
+) -> None:
+    """Measure what Python costs in a call of the Triton backend; no GPU is needed."""
+    results = Results(out or OWN_OUT, Device("cpu"))
+    measure_host(results, BUDGET)
+    for line in Findings(results.rows).host():
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _run(selection: Selection, device: Device, results: Results) -> None:

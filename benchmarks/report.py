@@ -78,6 +78,8 @@ def _draw(findings: Findings, source: Path) -> dict[tuple[str, str], Path]:
     """Draw the figures of a device; their paths, by dtype and what they show."""
     drawn = {}
     for dtype in findings.dtypes:
+        if not any(findings.workloads(dtype, mode) for mode in MODES):
+            continue
         ratios = source.with_name(f"{source.stem}-{dtype}-ratio.png")
         draw_ratios(findings, dtype, ratios)
         drawn[dtype, "Time and memory over eager's"] = ratios
@@ -106,7 +108,8 @@ def _device_section(
                 parts.append(f"### {dtype}, {mode}\n")
                 parts += [_times(findings, dtype, mode), _memories(findings, dtype, mode)]
                 parts.append(_over_products(findings, dtype, mode))
-    parts += [_images(findings), _losses(findings), _inexact(findings), _refusals(findings)]
+    parts += [_images(findings), _host(findings), _losses(findings), _inexact(findings)]
+    parts.append(_refusals(findings))
     return [part for part in parts if part]
 
 
@@ -222,6 +225,15 @@ def _images(findings: Findings) -> str:
         return ""
     header = _header(["images a second", *findings.providers])
     return "\n".join(["### Whole networks\n", *header, *lines]) + "\n"
+
+
+def _host(findings: Findings) -> str:
+    lines = [f"- {line}" for line in findings.host()]
+    words = (
+        "What Python costs in a call of `blockmem-triton`, its launches and products taken out, "
+        "beside eager with its arithmetic on a map that hardly has any (`python -m benchmarks host`)."
+    )
+    return "\n".join(["### Host time\n", f"{words}\n", *lines]) + "\n" if lines else ""
 
 
 def _losses(findings: Findings) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.machine import BUSY, TORCH_DTYPES, Device
 from benchmarks.providers import PROVIDERS
-from benchmarks.workloads import MODES, WORKLOADS
+from benchmarks.workloads import HOST, MODES, WORKLOADS
 from daad.io import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -130,6 +130,7 @@ def _commit() -> str:
 # What they say
 
 
+HOSTED = "blockmem-triton"
 OURS = tuple(name for name, provider in PROVIDERS.items() if provider.ours)
 
 
@@ -185,8 +186,26 @@ class Findings:
 
     def workloads(self, dtype: str, mode: str) -> list[str]:
         """Those with a case, in the order of the CSV."""
-        found = (row for row in self.rows if (row.dtype, row.mode) == (dtype, mode))
-        return list(dict.fromkeys(row.workload for row in found if row.workload != MACHINE))
+        found = (row.workload for row in self.rows if (row.dtype, row.mode) == (dtype, mode))
+        return list(dict.fromkeys(n for n in found if n != MACHINE and not n.startswith(HOST)))
+
+    def host(self) -> list[str]:
+        """Say what a call of the Triton backend costs in Python: a sentence for each case."""
+        cases = {(row.workload, row.mode) for row in self.rows if row.workload.startswith(HOST)}
+        found = []
+        for workload, mode in sorted(cases, reverse=True):
+            eager, ours = (
+                self.value(workload, provider, "float32", mode, "time", "median")
+                for provider in ("eager", HOSTED)
+            )
+            ratio = self.ratio(workload, HOSTED, "float32", mode, "median", "eager")
+            if eager is not None and ours is not None and ratio is not None:
+                found.append(
+                    f"`{workload}`, {mode}: {1000 * ours:.0f} \N{MICRO SIGN}s, "
+                    f"{ratio.value:.2f} of eager's {1000 * eager:.0f} "
+                    f"({ratio.low:.2f} to {ratio.high:.2f})"
+                )
+        return found
 
     def cases(self) -> Iterator[tuple[str, str, str]]:
         for dtype in self.dtypes:

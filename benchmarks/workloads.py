@@ -110,6 +110,7 @@ SWEEPS = {
 
 
 SWEEP = "scaling-"
+HOST = "host-"  # what benchmarks/host.py measures
 
 
 def sweep_name(sizes: dict[str, int]) -> str:

@@ -252,3 +252,19 @@ def test_report_shows_what_is_lost(tmp_path: Path) -> None:
     write_report([results.path], page)
     assert page.read_text(encoding="utf-8") == text
     assert (tmp_path / "results-float32-ratio.png").read_bytes() == drawn
+
+
+def test_host_time_has_sentences_of_its_own(tmp_path: Path) -> None:
+    out = tmp_path / "host.csv"
+    results = Results(out, CPU)
+    for provider, time in (("eager", 0.1), ("blockmem-triton", 0.04)):
+        rows = [Measurement("time", "median", time, "ms")]
+        rows += [Measurement("ratio_eager", name, 0.4, "1") for name in ("median", "q20", "q80")]
+        results.add("host-small", provider, "float32", FORWARD, rows)
+    findings = Findings(read_rows(out))
+    (line,) = findings.host()
+    assert line.startswith("`host-small`, forward: 40 ")
+    assert "0.40 of eager's 100 (0.40 to 0.40)" in line
+    assert not findings.workloads("float32", FORWARD)
+    write_report([out], tmp_path / "page.md")
+    assert f"- {line}" in (tmp_path / "page.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cases, machine, providers, workloads
+from benchmarks import cases, host, machine, providers, workloads
 from benchmarks.cases import make_case
 from benchmarks.machine import Device, Rates
 from benchmarks.measure import (
@@ -34,6 +34,7 @@ from benchmarks.workloads import (
     floor_seconds,
 )
 from blockmem.backends.torch import products
+from blockmem.backends.triton.launcher import Launcher
 from blockmem.division import check_fits
 
 CPU = Device("cpu", rate_seconds=0)  # one run each
@@ -266,6 +267,24 @@ def test_others_are_what_all_cores_did_less_what_this_process_did(
     monkeypatch.setattr(machine, "_cpu_seconds", lambda: next(readings))
     assert machine.Others().cores() == (9 - 3) / 4
     assert machine.Others().cores() is None
+
+
+@pytest.mark.parametrize(("name", "forward", "backward"), [("small", 2, 4), ("large", 4, 6)])
+def test_host_time_is_that_of_the_triton_backend(
+    name: str, forward: int, backward: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many kernels as are launched on a GPU are asked for, and none runs."""
+    asked: list[object] = []
+    monkeypatch.setattr(host, "_nothing", lambda *given, **named: asked.append(given) or None)
+    monkeypatch.setattr(host, "BLOCK", 1)
+    for mode, kernels in ((FORWARD, forward), (TRAINING, forward + backward)):
+        run = host._runs(host.PARTS[f"host-{name}"], mode)["blockmem-triton"]
+        with host.without_launches():
+            run()
+            asked.clear()
+            run()
+        launched = [given for given in asked if isinstance(given[0], Launcher)]
+        assert len(launched) == kernels
 
 
 def test_statistics() -> None:
