@@ -60,6 +60,7 @@ def test_no_more_than_a_chunk_of_weights_is_ever_held(monkeypatch):
 
     assert most() >= 1024 * 300  # in one chunk: all weights
     monkeypatch.setattr(common, "CHUNK_WEIGHTS", 2048)
+    monkeypatch.setattr(chunks, "MOST_SAVED", 2048)
     assert most() == x.numel()  # 8192
 
 
@@ -97,18 +98,22 @@ def test_no_more_than_a_chunk_of_large_blocks_is_ever_held(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("items", "logits"),
-    [(300, 0), (8, 8 * 1024)],  # N above D: one product more; N up to D: no more than the map
+    ("items", "most", "logits"),
+    [
+        (8, 0, 8 * 1024),  # N up to D: no more than the map
+        (300, 300 * 1024, 300 * 1024),
+        (300, 300 * 1024 - 1, 0),  # one product more
+    ],
 )
-def test_what_the_backward_keeps(items, logits, monkeypatch):
+def test_what_the_backward_keeps(items, most, logits, monkeypatch):
     monkeypatch.setattr(common, "CHUNK_WEIGHTS", 2048)
+    monkeypatch.setattr(chunks, "MOST_SAVED", most)
     x = torch.randn(1, 8, 32, 32, requires_grad=True)
     memory = torch.randn(items, 8, requires_grad=True)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         blockwise_memory(x, memory, (8, 1, 1))
     assert sorted(t.numel() for t in saved) == sorted([logits, memory.numel(), x.numel()])
-    assert logits <= x.numel()
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted():

@@ -7,6 +7,7 @@ the forward was asked to save them. docs/maths.md has the gradients.
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +15,12 @@ from torch import Tensor
 from blockmem._dtypes import compute_dtype
 from blockmem.addressing import Addressing
 from blockmem.backends import common
-from blockmem.backends.common import inverse_norms, logits_are_saved
+from blockmem.backends.common import inverse_norms
 from blockmem.backends.torch.products import add_products, matmul
 from blockmem.division import chunks, grid_views
 
 CHUNK_ELEMENTS = 2**21  # elements of queries held at once: 8 MB in float32
+MOST_SAVED = 2**24  # logits kept for the backward: 64 MB in float32
 SHARE = 256  # of a GPU's memory one table of weights may take
 LEAST_ROWS = 64  # a product of fewer rows is slow, however long they are
 
@@ -26,8 +28,13 @@ Index = tuple[int | slice, ...]
 
 
 def saved_size(queries: int, items: int, size: int, dtype: torch.dtype) -> int:
-    """Return how many numbers the forward can save for the backward: all logits, or none."""
-    return queries * items if logits_are_saved(queries, items, size) else 0
+    """Return how many numbers the forward can save for the backward: all logits, or none.
+
+    To compute them again is one product of seven, and eager PyTorch, which keeps four such tables,
+    would be faster for it. What is kept has a bound, as all else has.
+    """
+    few = items <= size or queries * items <= MOST_SAVED
+    return queries * items if few else 0
 
 
 def forward(
@@ -53,13 +60,16 @@ def forward(
     values = _values(memory)
     scale = _scale(inverse_norms(values) if addressing.cosine else None, addressing)
     items, size = memory.shape
+    keys = _keys(values, scale)
     count = saved_size(x.numel() // size, items, size, x.dtype) if save else 0
     saved: Tensor | None = None
     *sources, target = grid_views(block_shape, x, out)
     for index, rows, (queries,) in _chunks(sources, memory):
         if addressing.cosine:
             queries.mul_(inverse_norms(queries).unsqueeze(1))
-        logits = matmul(queries, values.T).mul_(scale)
+        logits = matmul(queries, keys.T)
+        if keys is values:
+            logits.mul_(scale)
         if logits.numel() == count:  # all in one chunk
             saved = logits.view(-1)
         elif count:
@@ -67,7 +77,7 @@ def forward(
             saved.view(-1, items)[rows] = logits
         weights = torch.softmax(logits, dim=1)
         del logits  # before the answers are made
-        answers = matmul(_shrink_(weights, addressing), values)
+        answers = matmul(_normalize_(_shrink_(weights, addressing), addressing), values)
         _put(answers, target, index)
         del weights, answers  # before the next are made
     return out, values.new_empty(count) if saved is None else saved
@@ -98,67 +108,143 @@ def backward(
     """
     values = _values(memory)
     inverse = inverse_norms(values) if addressing.cosine else None
-    scale = _scale(inverse, addressing)
     grad_x = torch.empty_like(x) if needs[0] else None
-    grad_memory = torch.zeros_like(values) if needs[1] else None
-    along_items: Tensor | None = None
+    items = (_FewItems if len(values) <= values.shape[1] else _ManyItems)(
+        values, inverse, addressing, needs
+    )
     *sources, target = grid_views(block_shape, grad, x, x if grad_x is None else grad_x)
     for index, rows, pair in _chunks(sources, memory):
         queries = pair[1]
         if inverse is not None:
             inverse_queries = inverse_norms(queries).unsqueeze(1)
             queries.mul_(inverse_queries)
-        logits = saved.view(-1, len(values))[rows] if len(saved) else None
-        both, along = _weights_and_factors(pair, values, scale, addressing, logits)
-        if grad_memory is not None:
-            add_products(grad_memory, both.flatten(0, 1), pair.flatten(0, 1))
+        grad_queries = items.add(pair, saved.view(-1, len(values))[rows] if len(saved) else None)
+        if grad_queries is not None:
             if inverse is not None:
-                here = along.sum(dim=0)
-                along_items = here if along_items is None else along_items.add_(here)
-        if grad_x is not None:
-            grad_queries = matmul(both[1], values)
-            if inverse is not None:
-                grad_queries.addcmul_(queries, along.sum(dim=1, keepdim=True), value=-1)
                 grad_queries.mul_(inverse_queries)
             _put(grad_queries, target, index)
-            del grad_queries
-        del both, along  # before the next are made
-    if grad_memory is None:
-        return grad_x, None
-    if inverse is not None and along_items is not None:
-        along_items.mul_(inverse.square_())
-        grad_memory.addcmul_(values, along_items.unsqueeze(1), value=-1)
-    return grad_x, grad_memory.to(memory.dtype)
+        del grad_queries  # before the next are made
+    grad_memory = items.total()
+    return grad_x, None if grad_memory is None else grad_memory.to(memory.dtype)
 
 
-def _weights_and_factors(
-    pair: Tensor,
-    values: Tensor,
-    scale: Tensor | float,
-    addressing: Addressing,
-    logits: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Compute what the gradients of a chunk are made of.
+class _Items:
+    """The items of a backward, and what it adds up of their gradient."""
 
-    From its gradients of answers and its unit queries `(2, R, D)`: w and ds/(|m_i| t), `(2, R, N)`,
-    and ds s `(R, N)`.
+    def __init__(
+        self,
+        values: Tensor,
+        inverse: Tensor | None,
+        addressing: Addressing,
+        needs: tuple[bool, bool],
+    ) -> None:
+        self.values, self.inverse, self.addressing, self.needs = values, inverse, addressing, needs
+        self.scale = _scale(inverse, addressing)
+        self.grad_memory = torch.zeros_like(values) if needs[1] else None
+
+    def add(self, pair: Tensor, logits: Tensor | None) -> Tensor | None:
+        """Take a chunk's gradients of answers and unit queries `(2, R, D)`; return |q| dq `(R, D)`."""
+        raise NotImplementedError
+
+    def total(self) -> Tensor | None:
+        """Return the memory's gradient `(N, D)`."""
+        raise NotImplementedError
+
+
+class _FewItems(_Items):
+    """The gradients where a row of weights is no longer than a block.
+
+    Passes over weights cost little there, and tensors of the memory's size much: so the products of
+    w and g, and of ds and q', are one, and sums along q' and m' come from ds s.
     """
-    if logits is None:
-        grad_weights, logits = matmul(pair.flatten(0, 1), values.T).view(2, -1, len(values))
-        logits.mul_(scale)
-    else:
-        grad_weights = matmul(pair[0], values.T)
-    both = logits.new_empty((2, *logits.shape))
-    weights, grad_logits = both
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.along_items: Tensor | float = 0.0
+
+    def add(self, pair: Tensor, logits: Tensor | None) -> Tensor | None:
+        values = self.values
+        if logits is None:
+            grad_weights, logits = matmul(pair.flatten(0, 1), values.T).view(2, -1, len(values))
+            logits.mul_(self.scale)
+        else:
+            grad_weights = matmul(pair[0], values.T)
+        both = logits.new_empty((2, *logits.shape))
+        _factors(grad_weights, logits, self.addressing, both)
+        along = grad_weights.copy_(both[1]).mul_(logits)
+        both[1].mul_(self.scale)
+        if self.grad_memory is not None:
+            add_products(self.grad_memory, both.flatten(0, 1), pair.flatten(0, 1))
+            self.along_items = along.sum(dim=0).add_(self.along_items)
+        if not self.needs[0]:
+            return None
+        grad_queries = matmul(both[1], values)
+        if self.inverse is not None:
+            grad_queries.addcmul_(pair[1], along.sum(dim=1, keepdim=True), value=-1)
+        return grad_queries
+
+    def total(self) -> Tensor | None:
+        if self.grad_memory is None or self.inverse is None:
+            return self.grad_memory
+        along = self.inverse.square().mul_(self.along_items)
+        return self.grad_memory.addcmul_(self.values, along.unsqueeze(1), value=-1)
+
+
+class _ManyItems(_Items):
+    """The gradients where a row of weights is longer than a block.
+
+    Passes over weights cost most there. So products of w and g, and of ds and q', are added up
+    apart, and what lies along q' and m' is taken off the sums.
+    """
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.keys = _keys(self.values, self.scale)
+        self.grad_units = torch.zeros_like(self.values) if self.needs[1] else None
+
+    def add(self, pair: Tensor, logits: Tensor | None) -> Tensor | None:
+        grad, queries = pair
+        if logits is None:
+            logits = matmul(queries, self.keys.T)
+        grad_weights = matmul(grad, self.values.T)
+        weights, grad_logits = _factors(grad_weights, logits, self.addressing)
+        del logits, grad_weights
+        if self.grad_memory is not None and self.grad_units is not None:
+            add_products(self.grad_memory, weights, grad)
+            add_products(self.grad_units, grad_logits, queries)
+        del weights
+        if not self.needs[0]:
+            return None
+        grad_queries = matmul(grad_logits, self.keys)
+        return grad_queries if self.inverse is None else _across(grad_queries, queries)
+
+    def total(self) -> Tensor | None:
+        if self.grad_memory is None or self.grad_units is None:
+            return None
+        if self.inverse is None:
+            return self.grad_memory.add_(self.grad_units.mul_(self.scale))
+        units = self.values * self.inverse.unsqueeze(1)
+        scale = torch.as_tensor(self.scale).unsqueeze(-1)
+        return self.grad_memory.addcmul_(_across(self.grad_units, units), scale)
+
+
+def _across(rows: Tensor, units: Tensor) -> Tensor:
+    """Take off each of `rows`, in place, what lies along its unit vector."""
+    return rows.addcmul_(units, torch.linalg.vecdot(rows, units).unsqueeze(1), value=-1)
+
+
+def _factors(
+    grad_weights: Tensor, logits: Tensor, addressing: Addressing, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute w and ds `(R, N)` from dw and s; into `out` `(2, R, N)`, or ds in place of dw."""
     probabilities = torch.softmax(logits, dim=1)
-    _shrink_(weights.copy_(probabilities), addressing)
-    torch.mul(weights, grad_weights, out=grad_logits)
+    weights = torch.threshold(probabilities, addressing.cutoff(logits.shape[1]), 0.0)
+    _normalize_(weights, addressing)
+    grad_logits = torch.mul(grad_weights, weights, out=grad_weights if out is None else out[1])
     total = grad_logits.sum(dim=1, keepdim=True)
     # Dropped items still feel the softmax, unless renormalize took them out of it
     grad_logits.addcmul_(weights if addressing.renormalize else probabilities, total, value=-1)
-    along = torch.mul(grad_logits, logits, out=probabilities)
-    grad_logits.mul_(scale)
-    return both, along
+    return (weights if out is None else out[0].copy_(weights)), grad_logits
 
 
 def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, slice, Tensor]]:
@@ -224,10 +310,20 @@ def _scale(inverse: Tensor | None, addressing: Addressing) -> Tensor | float:
     return inverse if addressing.temperature == 1 else inverse / addressing.temperature
 
 
+def _keys(values: Tensor, scale: Tensor | float) -> Tensor:
+    """Return the items by which products are logits: scaled where they are smaller than a table."""
+    if len(values) <= values.shape[1]:
+        return values  # whose products are scaled afterwards
+    return values * (scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
+
+
 def _shrink_(probabilities: Tensor, addressing: Addressing) -> Tensor:
-    """Turn probabilities into weights, in place."""
-    cutoff = addressing.cutoff(probabilities.shape[1])
-    weights = torch.threshold_(probabilities, cutoff, 0.0)  # keeps NaN
+    """Drop what is below the threshold, in place. NaN stays."""
+    return torch.threshold_(probabilities, addressing.cutoff(probabilities.shape[1]), 0.0)
+
+
+def _normalize_(weights: Tensor, addressing: Addressing) -> Tensor:
+    """Make the weights of a row sum to 1, in place, where that is asked for."""
     if addressing.renormalize:
         total = weights.sum(dim=1, keepdim=True)
         weights.div_(total.masked_fill_(total == 0, 1))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 SLAB = 2**21  # elements in a temporary product: 8 MB in float32
 LEAST_FLOPS = 2**23  # of a product that is worth the 20 us that oneDNN takes to begin
+LEAST_COLUMNS = 128  # below, what several sums cost is more than oneDNN is faster
 TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
@@ -22,6 +23,8 @@ def matmul(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
         return torch.mm(a, b)
     if not b.is_contiguous() or len(b) <= terms:
         return _onednn(a, b)
+    if b.shape[1] < LEAST_COLUMNS:
+        return torch.mm(a, b)
     product = _onednn(a[:, :terms], b[:terms])
     for start in range(terms, len(b), terms):
         some = slice(start, start + terms)
