@@ -58,3 +58,27 @@ def test_pytorchs_switch_is_obeyed():
         assert not products.onednn_takes(torch.randn(8, 20), torch.randn(20, 8))
     finally:
         torch._C._set_mkldnn_enabled(before)
+
+
+@pytest.mark.parametrize(("leads", "columns"), [(True, 128), (False, 1024)])
+def test_short_rows_go_to_mkl(leads, columns, library, monkeypatch):
+    """Two sums or more, and few columns: how few, depends on how much faster oneDNN is."""
+    if not products._has_onednn():
+        pytest.skip("no oneDNN, or no AVX-512")
+    found = []
+    monkeypatch.setattr(products, "_onednn_leads", lambda: leads)
+    monkeypatch.setattr(products.torch, "mm", lambda a, b: found.append("mm") or a @ b)
+    onednn = products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda a, b: found.append("onednn") or onednn(a, b))
+    a = torch.randn(256, 300)
+    for count in (columns - 1, columns):
+        b = torch.randn(300, count)
+        assert_close(matmul(a, b).double(), a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+    assert found == ["mm", "onednn", "onednn"]
+
+
+@pytest.mark.parametrize(("onednn", "mkl", "leads"), [(1.0, 2.0, True), (1.0, 1.4, False)])
+def test_which_library_leads_is_measured(onednn, mkl, leads, monkeypatch):
+    times = iter([[9.0, onednn], [mkl, 8.0]])
+    monkeypatch.setattr(products.timeit, "repeat", lambda *given, **named: next(times))
+    assert products._onednn_leads.__wrapped__() is leads

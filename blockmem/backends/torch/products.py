@@ -1,19 +1,22 @@
 """Matrix products of the PyTorch backend, by the fastest library that this PyTorch has for them.
 
-PyTorch multiplies float32 matrices by MKL, which on an AMD EPYC with AVX-512 runs at half the rate of
-oneDNN, built into the same PyTorch (about 205 and 417 GFLOP/s on two cores, torch 2.13.0). oneDNN is
+PyTorch multiplies float32 matrices by MKL. oneDNN, built into the same PyTorch, is faster on an AMD
+EPYC with AVX-512: 417 GFLOP/s to 205 on two cores of Zen 5, 204 to 184 on Zen 4 (torch 2.13.0). It is
 reached by the operator that torch.compile uses for linear layers. Whatever that operator does not
 take goes to `torch.mm`.
 """
 
-from functools import cache
+import timeit
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 SLAB = 2**21  # elements in a temporary product: 8 MB in float32
 LEAST_FLOPS = 2**23  # of a product that is worth the 20 us that oneDNN takes to begin
-LEAST_COLUMNS = 128  # below, what several sums cost is more than oneDNN is faster
+LEAD = 1.5  # times MKL's rate, from which on oneDNN is much faster
+# Of a product with fewer columns, several sums cost more than oneDNN is faster: where it leads, or not
+LEAST_COLUMNS, MORE_COLUMNS = 128, 1024
 TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
@@ -23,7 +26,7 @@ def matmul(a: Tensor, b: Tensor, terms: int = TERMS) -> Tensor:
         return torch.mm(a, b)
     if not b.is_contiguous() or len(b) <= terms:
         return _onednn(a, b)
-    if b.shape[1] < LEAST_COLUMNS:
+    if b.shape[1] < (LEAST_COLUMNS if _onednn_leads() else MORE_COLUMNS):
         return torch.mm(a, b)
     product = _onednn(a[:, :terms], b[:terms])
     for start in range(terms, len(b), terms):
@@ -72,3 +75,14 @@ def _has_onednn() -> bool:
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
+
+
+@cache
+def _onednn_leads() -> bool:
+    """Whether oneDNN is much faster than MKL, measured once a process: two milliseconds."""
+    a = torch.ones(256, 256)
+    by_onednn, by_mkl = (
+        min(timeit.repeat(partial(multiply, a, a), number=1, repeat=6))
+        for multiply in (_onednn, torch.mm)
+    )
+    return LEAD * by_onednn < by_mkl
