@@ -109,6 +109,18 @@ def dump(cubin: bytes, flag: str) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def loops(sass: str) -> list[int]:
+    """Count the instructions of each loop in a listing: from where a jump leads back, to the jump."""
+    listed = re.findall(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?);", sass, re.MULTILINE)
+    addresses = [int(address, 16) for address, _ in listed]
+    found = []
+    for place, (_, instruction) in zip(addresses, listed, strict=True):
+        jump = re.search(r"\bBRA\b.*\b0x([0-9a-f]+)", instruction)
+        if jump and int(jump[1], 16) <= place:
+            found.append(sum(int(jump[1], 16) <= address <= place for address in addresses))
+    return found
+
+
 def unmultiplied(a: Tensor, b: Tensor, *, out: Tensor | None = None) -> Tensor:
     """A tensor as `torch.mm` returns it; its numbers are arbitrary."""
     return a.new_empty(a.shape[0], b.shape[1]) if out is None else out
