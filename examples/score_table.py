@@ -145,6 +145,7 @@ def _order(key: tuple[str, str, str, str]) -> tuple[Any, ...]:
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the AUROCs as a table in Markdown: means over seeds, the best of each line in bold.
 
+    A mean of several seeds has their standard deviation beside it.
     Below it stands the same with even light, for the sets that have it.
     """
     networks = [name for name in NETWORKS if any(row["method"] == name for row in rows)]
@@ -170,28 +171,33 @@ def _table(
         mine = [row for row in rows if row["set"] == name and row["light"] == light]
         if not mine:
             continue
-        values = [_mean(mine, *column) for column in columns]
-        for index, value in enumerate(values):
-            if value is not None:
-                every[index].append(value)
+        values = [_values(mine, *column) for column in columns]
+        for index, seeds in enumerate(values):
+            if seeds:
+                every[index].append(statistics.mean(seeds))
         lines.append(_line(name, values))
     count = len(lines) - 2
     means = [
-        statistics.mean(every[index]) if count and len(every[index]) == count else None
+        [statistics.mean(every[index])] if count and len(every[index]) == count else []
         for index in range(len(columns))
     ]
     return "\n".join([*lines, _line("mean", means)])
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> float | None:
-    values = [float(row[figure]) for row in rows if row["method"] == method and row[figure] != ""]
-    return statistics.mean(values) if values else None
+def _values(rows: Sequence[Mapping[str, Any]], method: str, figure: str) -> list[float]:
+    """Give the figure of each seed."""
+    return [float(row[figure]) for row in rows if row["method"] == method and row[figure] != ""]
 
 
-def _line(name: str, values: Sequence[float | None]) -> str:
-    texts = ["\N{EN DASH}" if value is None else f"{value:.3f}" for value in values]
-    best = max((text for text in texts if text[0] in "01"), default="")
-    return f"| {name} | {' | '.join(f'**{one}**' if one == best else one for one in texts)} |"
+def _line(name: str, values: Sequence[Sequence[float]]) -> str:
+    means = [f"{statistics.mean(seeds):.3f}" if seeds else "" for seeds in values]
+    best = max(means)
+    cells = [
+        (f"**{mean}**" if mean == best else mean or "\N{EN DASH}")
+        + (f" ± {statistics.stdev(seeds):.3f}" if len(seeds) > 1 else "")
+        for mean, seeds in zip(means, values, strict=True)
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def write_page(page: Path, rows: Sequence[Mapping[str, Any]]) -> None:

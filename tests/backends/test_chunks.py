@@ -1,6 +1,8 @@
 """The PyTorch backend's promises: chunks change nothing, no more than a chunk is held, and what is
 saved for the backward is no more than the map."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -114,6 +116,29 @@ def test_what_the_backward_keeps(items, most, logits, monkeypatch):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         blockwise_memory(x, memory, (8, 1, 1))
     assert sorted(t.numel() for t in saved) == sorted([logits, memory.numel(), x.numel()])
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 16), (2, 6, 8, 16), (1, 4, 4, 8, 16)])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_blocks_that_are_copied_twice_are_the_same_blocks(shape, rows, channels_last, monkeypatch):
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
+    x = torch.randn(shape)
+    if channels_last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    block = (shape[1] // 2, *(2 for _ in shape[2:-1]), 8)
+    memory = torch.randn(3, math.prod(block))
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", rows * memory.shape[1])
+
+    def copies() -> list[torch.Tensor]:
+        return [found.clone() for *_, found in chunks._chunks(grid_views(block, x, x), memory)]
+
+    once = copies()
+    monkeypatch.setattr(chunks, "FAR", 0)
+    twice = copies()
+    assert len(once) == len(twice)
+    for one, other in zip(once, twice, strict=True):
+        assert torch.equal(one, other)
 
 
 def test_nothing_is_kept_where_no_gradient_is_wanted():

@@ -51,7 +51,15 @@ def test_figures_are_means_over_seeds_and_the_best_is_bold() -> None:
     plain, even = tables(rows).split("With even light:")
     heads, _, bottle, grid, mean = body(plain)
     assert heads == ["set", "DAAD, Eq. 7", "DAAD, score", *score_table.SIMPLE]
-    assert bottle == ["bottle", "0.700", "0.950", "\u2013", "\u2013", "**0.960**", "\u2013"]
+    assert bottle == [
+        "bottle",
+        "0.700 ± 0.141",
+        "0.950 ± 0.071",
+        "\u2013",
+        "\u2013",
+        "**0.960**",
+        "\u2013",
+    ]
     assert grid == ["grid", "0.500", "**0.700**", "\u2013", "\u2013", "0.600", "\u2013"]
     assert mean == ["mean", "0.600", "**0.825**", "\u2013", "\u2013", "0.780", "\u2013"]
     assert body(even)[2][5] == "**0.750**"

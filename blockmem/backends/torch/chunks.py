@@ -22,6 +22,8 @@ from blockmem.division import chunks, grid_views
 CHUNK_ELEMENTS = 2**21  # elements of queries held at once: 8 MB in float32
 MOST_SAVED = 2**24  # logits kept for the backward: 64 MB in float32
 SHARE = 256  # of a GPU's memory one table of weights may take
+FAR = 2**20  # bytes: a core's nearer cache
+LEAST_RUN = 8  # numbers side by side, from which on two copies are faster than one
 LEAST_ROWS = 64  # a product of fewer rows is slow, however long they are
 
 Index = tuple[int | slice, ...]
@@ -255,6 +257,7 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
     items, size = memory.shape
     shape = grids[0].shape
     count = grids[0].numel() // size
+    sides = (len(shape) - 1) // 2  # of a block
     times = _times(memory.device)
     most = times * common.CHUNK_WEIGHTS // items, times * CHUNK_ELEMENTS // size
     rows = max(1, min(most[0], max(LEAST_ROWS, most[1])))
@@ -262,7 +265,7 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
     if count <= rows:
         copies = memory.new_empty((len(grids), *shape), dtype=dtype)
         for copy, blocks in zip(copies, grids, strict=True):
-            copy.copy_(blocks)
+            _copy(copy, blocks, sides)
         yield (), slice(count), copies.view(len(grids), count, size)
         return
     workspace = memory.new_empty(len(grids) * rows * size, dtype=dtype)
@@ -272,9 +275,21 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
         count = math.prod(shape) // size
         copies = workspace[: len(grids) * count * size].view(len(grids), count, size)
         for copy, blocks in zip(copies, grids, strict=True):
-            copy.view(shape).copy_(blocks[index])
+            _copy(copy.view(shape), blocks[index], sides)
         yield index, slice(start, start + count), copies
         start += count
+
+
+def _copy(copy: Tensor, blocks: Tensor, sides: int) -> None:
+    """Copy `blocks` `(*grid, *s, c)` to contiguous memory.
+
+    Channels that lie far apart in the map would each be a cache line of their own. So they are
+    brought together first, in the order in which the map has them, and turned over there.
+    """
+    apart = blocks.stride(-1) * blocks.shape[-1] * blocks.itemsize
+    if apart > FAR and blocks.stride(-2) == 1 and blocks.shape[-2] >= LEAST_RUN:
+        blocks = blocks.movedim(-1, -sides).contiguous().movedim(-sides, -1)
+    copy.copy_(blocks)
 
 
 @cache
