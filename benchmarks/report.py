@@ -188,10 +188,11 @@ def _table(
 def _cell(
     findings: Findings, key: tuple[str, str, str, str], value: float, ratio: str, share: bool
 ) -> str:
-    cell = digits(value)
+    cell = digits(value) if ratio else f"{value:.2f}"
     over_eager = findings.ratio(*key, ratio, "eager") if ratio else None
     if over_eager is not None:
-        cell += f" · {over_eager.value:.2f}{TIMES}" + (EVEN if over_eager.even else "")
+        noise = EVEN if ratio == "median" and over_eager.even else ""
+        cell += f" · {over_eager.value:.2f}{TIMES}{noise}"
     roofline = findings.value(*key, "roofline", "share") if share else None
     if roofline is not None:
         cell += f" · {roofline:.0%}"

@@ -77,7 +77,7 @@ def run_suite(selection: Selection, device: Device, results: Results) -> Iterato
     with MemoryMeter(device) as meter, memory_limit(device):
         for workload, dtype, mode in selection.cases():
             if dtype not in rates:
-                rates[dtype] = measure_rates(device, dtype)
+                rates[dtype] = _best(measure_rates(device, dtype), results, dtype)
                 compiler = Measurement(
                     "compile", "mode", None, "", device.compile_mode or "default"
                 )
@@ -246,6 +246,20 @@ class Measuring:
         except RuntimeError as error:
             outcome.memory_refusal = reason(error)
         return outcome, run
+
+
+def _best(rates: Rates, results: Results, dtype: str) -> Rates:
+    """Take what an earlier run measured of this machine where that was more: it can do that."""
+
+    def before(statistic: str) -> float:
+        rows = (
+            row
+            for row in results.rows
+            if (row.workload, row.device_name, row.dtype) == (MACHINE, results.device.name, dtype)
+        )
+        return max((1e9 * float(r.value) for r in rows if r.statistic == statistic), default=0.0)
+
+    return Rates(max(rates.flops, before("matmul_rate")), max(rates.bytes, before("copy_rate")))
 
 
 def _rate_rows(rates: Rates) -> list[Measurement]:

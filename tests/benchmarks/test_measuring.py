@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cases, host, machine, providers, workloads
+from benchmarks import cases, host, machine, providers, suite, workloads
 from benchmarks.cases import make_case
 from benchmarks.machine import Device, Rates
 from benchmarks.measure import (
@@ -224,6 +224,19 @@ def test_roofline_counts_by_hand() -> None:
     # 5760 operations and 2784 bytes: at one a second the operations take longer
     assert floor_seconds((part,), FORWARD, "float32", Rates(1.0, 1.0)) == 5760
     assert floor_seconds((part, part), FORWARD, "float32", Rates(10.0, 1.0)) == 2 * 2784
+
+
+def test_a_machine_keeps_the_best_it_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run beside other programs would else say that earlier cases did more than can be done."""
+    results = Results(tmp_path / "results.csv", CPU)
+    found = iter([Rates(5e9, 4e9), Rates(2e9, 8e9)])
+    monkeypatch.setattr(suite, "measure_rates", lambda *given: next(found))
+    for _ in range(2):
+        list(run_suite(selection("eager"), CPU, results))
+    rates = {row.statistic: row.value for row in results.rows if row.metric == "roofline"}
+    assert (rates["matmul_rate"], rates["copy_rate"]) == ("5", "8")
 
 
 def test_providers_take_turns() -> None:

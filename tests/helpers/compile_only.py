@@ -26,16 +26,17 @@ from blockmem.backends.triton import launch_large, launch_small, launcher, tiles
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_86": GPUTarget("cuda", 86, 32),
     "sm_89": GPUTarget("cuda", 89, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
     "sm_100": GPUTarget("cuda", 100, 32),
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-FAMILIES = {"sm_89": "sm_80", "sm_120": "sm_80"}  # whose tiles a GPU takes
+FAMILIES = {"sm_86": "sm_80", "sm_89": "sm_80", "sm_120": "sm_80"}  # whose tiles a GPU takes
 # What a program may have of it; of each family the smallest, which is not always its first chip
 SHARED_MEMORY = {
-    **{"sm_80": 99 * 1024, "sm_89": 99 * 1024, "sm_120": 99 * 1024},
+    **dict.fromkeys(("sm_80", "sm_86", "sm_89", "sm_120"), 99 * 1024),
     **{"sm_90": 227 * 1024, "sm_100": 227 * 1024, "gfx942": 65536},
 }
 BINARIES = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
