@@ -29,7 +29,7 @@ KERNELS = {  # names in the order in which they are launched
 }
 MULTIPLIES = {"sm_90": "HGMMA", "sm_100": "(?:UTC[A-Z]*MMA|HMMA)"}
 ITEMS = 512
-FEW = {"sm_89": 4, "sm_120": 4}  # spills; they have the tiles of sm_80
+FEW = {"sm_86": 4, "sm_89": 4, "sm_120": 4}  # spills; they have the tiles of sm_80
 # Timed on an H200, and faster than every tile that spills nothing
 SPILLING = {("sm_90", "tf32", "read_kernel"), ("sm_90", "tf32x3", "grad_items_kernel")}
 
