@@ -57,7 +57,7 @@ DEMO = Config(
     false_alarms=0.06,
 )
 
-DEFAULTS = Config.of("photographs")
+DEFAULTS, HERE = Config.of("photographs"), Hardware()
 
 app = SubcommandApp()
 
@@ -103,10 +103,7 @@ def train(
     steps: Annotated[
         int | None, arg(help="Train for about this many batches, in place of --epochs.")
     ] = None,
-    device: command.Device = "auto",
-    devices: command.Devices = 1,
-    num_nodes: command.Machines = 1,
-    compile_: command.Compile = False,
+    hardware: OmitArgPrefixes[Hardware] = HERE,
     tensorboard: command.TensorBoard = False,
     resume: Annotated[bool, arg(help="Go on with the runs that are in OUT.")] = False,
     settings: command.Settings = None,
@@ -123,13 +120,12 @@ def train(
         if not names:
             raise UserError(f"--category: give one of {', '.join(list_categories(root))}, or all")
         categories = [load_category(root, name) for name in names]
-    processes = max(devices * num_nodes, int(os.environ.get("WORLD_SIZE", "1")))
+    processes = max(hardware.devices * hardware.num_nodes, int(os.environ.get("WORLD_SIZE", "1")))
     if processes > 1 and len(categories) > 1:
         raise UserError(
             f"several devices train one category at a time; {len(categories)} were given"
         )
     config = config.resolve()
-    hardware = Hardware(device, devices, num_nodes, compile_)
     out = out or Path("runs", config.variant)
     _train_all(
         config, categories, out, hardware, steps=steps, resume=resume, tensorboard=tensorboard

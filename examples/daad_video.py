@@ -33,7 +33,7 @@ Labels = Annotated[
     Path | None,
     arg(help="A .npz by clip, MNAD's .npy, or a folder of CLIP_gt masks; looked for in ROOT."),
 ]
-DEFAULTS = Config.of("video")
+DEFAULTS, HERE = Config.of("video"), Hardware()
 
 
 @app.command
@@ -45,10 +45,7 @@ def train(
     out: Annotated[
         Path | None, arg(help="The run's folder to make; runs/VARIANT/ROOT's name.")
     ] = None,
-    device: command.Device = "auto",
-    devices: command.Devices = 1,
-    num_nodes: command.Machines = 1,
-    compile_: command.Compile = False,
+    hardware: OmitArgPrefixes[Hardware] = HERE,
     tensorboard: command.TensorBoard = False,
     resume: Annotated[bool, arg(help="Go on with the run that is in OUT.")] = False,
     settings: command.Settings = None,
@@ -59,7 +56,6 @@ def train(
     if is_first_process():
         frames = sum(len(clip.frames) for clip in video.train)
         console.print(f"[bold]{video.name}[/bold]: {len(video.train)} clips, {frames} frames")
-    hardware = Hardware(device, devices, num_nodes, compile_)
     metrics = run(config, video, folder, hardware, resume=resume, tensorboard=tensorboard)
     _show(metrics, folder)
 

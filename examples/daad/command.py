@@ -22,11 +22,6 @@ from daad.io import UserError, printable
 
 # What several commands take.
 Device = Annotated[str, arg(help="auto, cpu, cuda, or one GPU such as cuda:1.")]
-Devices = Annotated[int, arg(help="Devices on each machine, by DDP.")]
-Machines = Annotated[int, arg(help="Machines.")]
-Compile = Annotated[
-    bool, arg(name="compile", help="Compile the networks: half a minute at the start.")
-]
 TensorBoard = Annotated[bool, arg(help="Write losses for TensorBoard, into the run's folder.")]
 Settings = Annotated[  # commands need not look at it: `run_app` has put its choices among the options
     Path | None,

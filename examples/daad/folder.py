@@ -25,15 +25,16 @@ SETTINGS, METRICS = "config.json", "metrics.json"
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """Where to compute: `auto`, `cpu`, `cuda` or `cuda:1`; how many devices on how many machines.
-
-    compile: whether torch.compile makes code of the networks.
-    """
+    """Where and how to compute."""
 
     device: str = "auto"
+    """auto, cpu, cuda, or one GPU such as cuda:1."""
     devices: int = 1
+    """Devices on each machine, by DDP."""
     num_nodes: int = 1
+    """Machines."""
     compile: bool = False
+    """Compile the networks: half a minute at the start."""
 
     @property
     def name(self) -> str:
