@@ -17,7 +17,7 @@ from benchmarks.providers import PROVIDERS
 from benchmarks.report import write_report
 from benchmarks.results import FOLDER, ROOT, Findings, Results
 from benchmarks.suite import Outcome, Selection, run_suite
-from benchmarks.terminal import show
+from benchmarks.terminal import show, warn_if_busy
 from benchmarks.workloads import MODES, WORKLOADS, AnyWorkload, own
 
 BUDGET, QUICK_BUDGET = 3.0, 0.5  # seconds of timing a case, beside its gate and its compiling
@@ -78,6 +78,8 @@ def measure(
     """
     if context.invoked_subcommand is not None:
         return
+    if (block or items) and not map_:
+        raise typer.BadParameter("give the map too, such as --map 8,64,128,128", param_hint="--map")
     mine = _own(map_ or [], block or [], items or [])
     if mine and (workload or quick):
         raise typer.BadParameter("goes without --workload and --quick", param_hint="--map")
@@ -94,6 +96,7 @@ def measure(
     if out is None:
         out = OWN_OUT if mine else QUICK_OUT if quick else FOLDER / f"{_slug(chosen.name)}.csv"
     results = Results(out, chosen)
+    warn_if_busy(Console(stderr=True))
     _run(selection, chosen, results)
     measured = [(one.name, dtype, mode) for one, dtype, mode in selection.cases()]
     rows = [row for row in results.rows if row.device_name == chosen.name]

@@ -36,14 +36,9 @@ def draw_ratios(findings: Findings, dtype: str, path: Path) -> None:
         for mode in MODES
         for statistic, what in (("median", "time"), ("peak_memory", "peak memory"))
     ]
-    workloads = list(
-        dict.fromkeys(
-            name
-            for mode in MODES
-            for name in findings.workloads(dtype, mode)
-            if not name.startswith(SWEEP)
-        )
-    )
+    shown = {name for mode in MODES for name in findings.workloads(dtype, mode)}
+    places = dict.fromkeys(row.workload for row in findings.rows)
+    workloads = [name for name in places if name in shown and not name.startswith(SWEEP)]
     height = 1.5 + BAR * len(workloads) * (len(providers) + 1)
     figure = Figure(figsize=(16, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -48,6 +48,7 @@ How it is measured:
   and its bytes, each counted once, take at the rates measured on this machine.
 - Where a ratio is the same as 1 within its quantiles it has the mark ≈, and is neither won nor lost.
 - `memae` computes what this library calls `renormalize=True`, which is a little more work.
+- Figures are of the commit that their section names. What has changed since may be faster.
 - A case is busy where other programs used 0.15 of a core or more while it was timed. Such cases are
   listed with the machine.
 

@@ -242,6 +242,12 @@ class Findings:
                             found.append(Loss(*loss))
         return found
 
+    def spread(self, workload: str, dtype: str, mode: str) -> float:
+        """Say how eager's times vary: the 80 % quantile over the 20 % one; 1 where it has none."""
+        key = (workload, "eager", dtype, mode, "time")
+        low, high = (self.value(*key, name) for name in ("q20", "q80"))
+        return high / low if low and high else 1.0
+
     def busy(self) -> dict[tuple[str, str, str], float]:
         """Cases that were measured while others used the machine, and how many cores they used."""
         found: dict[tuple[str, str, str], float] = {}

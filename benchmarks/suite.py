@@ -29,7 +29,7 @@ from benchmarks.results import MACHINE, Measurement, Results
 from benchmarks.workloads import AnyWorkload, Workload, floor_seconds, products
 
 MIB = 2**20
-BASELINES = {"eager": "ratio_eager", "compile": "ratio_compile"}
+BASELINES = ("eager", "compile")  # beside which all are set; ours beside every other one too
 PRODUCTS = "products"  # timed as a provider is
 
 
@@ -294,9 +294,10 @@ def _rows(
     memory = None if outcome.memory is None else outcome.memory / MIB
     rows.append(Measurement("peak_memory", "peak", memory, "MiB", outcome.memory_refusal))
     for other in outcomes:
-        metric = BASELINES.get(other.provider)
-        if metric is None or other is outcome or not other.seconds:
+        ours = PROVIDERS[outcome.provider].ours and not PROVIDERS[other.provider].ours
+        if other is outcome or not other.seconds or not (ours or other.provider in BASELINES):
             continue
+        metric = f"ratio_{other.provider}"
         shares = summary(ratios(outcome.seconds, other.seconds))
         rows += [Measurement(metric, name, share, "1") for name, share in shares.items()]
         if outcome.memory is not None and other.memory:

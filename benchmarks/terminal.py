@@ -1,15 +1,20 @@
 """What a run says at its end: a table, a sentence for each case, and a warning where it was busy."""
 
+import time
 from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks.machine import BUSY, Others
+from benchmarks.providers import PROVIDERS
 from benchmarks.report import TIMES, digits
 from benchmarks.results import OURS, Findings
 
 MUCH = 0.9  # of another's memory: what is worth a word
+UNSTEADY = 1.5  # the 80 % quantile of eager's times over the 20 % one
+WATCHED = 0.5  # seconds before a run
 Case = tuple[str, str, str]  # workload, dtype, mode
 
 
@@ -31,6 +36,13 @@ def show(findings: Findings, cases: Sequence[Case], console: Console) -> None:
             console.print(f"[dim]{escape(provider)}: {escape(note)}[/dim]", highlight=False)
     for case in cases:
         console.print(f"{' '.join(case)}: {advice(findings, case)}", highlight=False)
+    unsteady = [case for case in cases if findings.spread(*case) > UNSTEADY]
+    if unsteady:
+        console.print(
+            f"[bold red]Times of eager varied[/bold red] by more than {UNSTEADY} times in "
+            f"{len(unsteady)} of {len(cases)} cases: {', '.join(' '.join(case) for case in unsteady)}",
+            highlight=False,
+        )
     busy = {case: cores for case, cores in findings.busy().items() if case in cases}
     if busy:
         most = max(busy.values())
@@ -38,6 +50,19 @@ def show(findings: Findings, cases: Sequence[Case], console: Console) -> None:
             f"[bold red]This machine was busy[/bold red]: in {len(busy)} of {len(cases)} cases "
             f"other programs used up to {most:.1f} cores. Do not trust these times; stop the other "
             "programs and measure again.",
+            highlight=False,
+        )
+
+
+def warn_if_busy(console: Console) -> None:
+    """Say before a run that other programs use the machine."""
+    others = Others()
+    time.sleep(WATCHED)
+    cores = others.cores()
+    if cores is not None and cores >= BUSY:
+        console.print(
+            f"[bold red]This machine is busy[/bold red]: other programs use {cores:.1f} cores. Stop "
+            "them, or do not trust the times.",
             highlight=False,
         )
 
@@ -76,12 +101,13 @@ def advice(findings: Findings, case: Case) -> str:
         return {name: value for name, value in found.items() if value is not None}
 
     times, memory = values("time", "median"), values("peak_memory", "peak")
-    ours = min((name for name in times if name in OURS), key=times.__getitem__, default="")
-    rival = min((name for name in times if name not in OURS), key=times.__getitem__, default="")
+    same = [name for name in times if not PROVIDERS[name].renormalize]  # who compute the formula
+    ours = min((name for name in same if name in OURS), key=times.__getitem__, default="")
+    rival = min((name for name in same if name not in OURS), key=times.__getitem__, default="")
     if not ours or not rival:
         return f"{ours or rival} alone has a time." if times else "nothing has a time."
     ratio = findings.ratio(workload, ours, dtype, mode, "median", rival)
-    share = times[ours] / times[rival]
+    share = ratio.value if ratio is not None else times[ours] / times[rival]
     need = memory[ours] / memory[rival] if memory.get(rival) and ours in memory else None
     of_memory = "" if need is None else f"it needs {need:.2f} of {rival}'s memory"
     if ratio is not None and ratio.even:

@@ -9,11 +9,12 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks import terminal
 from benchmarks.__main__ import app
 from benchmarks.machine import Device
 from benchmarks.report import digits, write_report
 from benchmarks.results import Findings, Measurement, Results, read_rows
-from benchmarks.terminal import advice, show
+from benchmarks.terminal import advice, show, warn_if_busy
 from benchmarks.workloads import (
     FORWARD,
     MODES,
@@ -86,6 +87,8 @@ def test_somebodys_own_shapes(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--map", "8,64,16,16"], "1 of --map, 0 of --block, 0 of --items: give one of each"),
+        (["--items", "5"], "give the map too"),
+        (["--block", "64,1,1"], "give the map too"),
         (["--map", "8;64", "--block", "64,1,1", "--items", "5"], "'8;64': expected numbers"),
         (["--map", "8,64,9,16", "--block", "64,2,2", "--items", "5"], "height 9 of the map"),
         (["--map", "0,64,8,8", "--block", "64,2,2", "--items", "5"], "sizes of 1 or more"),
@@ -191,6 +194,47 @@ def findings_of(tmp_path: Path, **told: dict[str, float]) -> Findings:
 def test_a_sentence_says_what_to_use(tmp_path: Path, ours: dict[str, float], said: str) -> None:
     findings = findings_of(tmp_path, eager={"time": 10.0, "memory": 4.0}, blockmem_torch=ours)
     assert advice(findings, ("tiny", "float32", FORWARD)) == said
+
+
+def test_noise_counts_beside_every_rival(tmp_path: Path) -> None:
+    """Also beside one that is neither eager nor compile; one with another formula is no rival."""
+    ours = {"time": 5.2, "memory": 4.0}
+    others = {"eager": {"time": 10.0}, "eager_onednn": {"time": 5.0, "memory": 4.0}}
+    findings_of(tmp_path, memae={"time": 1.0}, blockmem_torch=ours, **others)
+    results = Results(tmp_path / "told.csv", CPU)
+    case = ("tiny", "float32", FORWARD)
+    assert advice(Findings(results.rows), case).startswith(
+        "use eager-onednn: blockmem-torch takes 1.04"
+    )
+    rows = [Measurement("time", "median", 5.2, "ms")]
+    for name, value in (("median", 0.99), ("q20", 0.95), ("q80", 1.02)):
+        rows.append(Measurement("ratio_eager-onednn", name, value, "1"))
+    results.add("tiny", "blockmem-torch", "float32", FORWARD, rows)
+    assert advice(Findings(results.rows), case) == (
+        "blockmem-torch takes as long as eager-onednn within the noise."
+    )
+
+
+@pytest.mark.parametrize(("cores", "said"), [(None, False), (0.1, False), (1.2, True)])
+def test_a_machine_that_is_busy_before_a_run_is_said(
+    cores: float | None, said: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(terminal, "WATCHED", 0.0)
+    monkeypatch.setattr(terminal.Others, "cores", lambda self: cores)
+    console = Console(width=200, record=True, file=StringIO())
+    warn_if_busy(console)
+    assert ("other programs use 1.2 cores" in console.export_text()) == said
+
+
+def test_times_that_vary_are_said(tmp_path: Path) -> None:
+    results = Results(tmp_path / "told.csv", CPU)
+    for high, said in ((1.4, False), (1.6, True)):
+        times = {"median": 1.2, "q20": 1.0, "q80": high}
+        rows = [Measurement("time", name, value, "ms") for name, value in times.items()]
+        results.add("tiny", "eager", "float32", FORWARD, rows)
+        console = Console(width=200, record=True, file=StringIO())
+        show(Findings(results.rows), [("tiny", "float32", FORWARD)], console)
+        assert ("varied by more than 1.5 times in 1 of 1 cases" in console.export_text()) == said
 
 
 def test_what_is_alone_or_missing_is_said(tmp_path: Path) -> None:
