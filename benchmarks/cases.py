@@ -6,7 +6,7 @@ network of examples/, its memories computed by a provider.
 
 import copy
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,7 +15,7 @@ from torch.optim import Adam
 
 from benchmarks.machine import TORCH_DTYPES, Device, Run
 from benchmarks.measure import Errors, relative_error, worst
-from benchmarks.providers import Layer, eager
+from benchmarks.providers import Formula, Layer, eager
 from benchmarks.workloads import FORWARD, AnyWorkload, ModelWorkload, Part, Workload, make_inputs
 from blockmem import BlockwiseMemory, divide
 from blockmem.addressing import Addressing, address, combine
@@ -24,6 +24,7 @@ from daad.config import Config, known
 from daad.network import Generator, reconstruction_loss
 
 SAMPLE = 2048  # blocks of each part that the gate compares; all of them where there are no more
+CLEAR = {"cosine": 0.9, "dot": 0.5}  # the share of blocks that have to keep clear of the threshold
 MARGIN = 0.02  # of the threshold; a weight closer to it may be kept or dropped
 
 
@@ -73,11 +74,13 @@ class LayerCase:
             _inputs(part, TORCH_DTYPES[dtype], device.torch, seed)
             for seed, part in enumerate(workload.parts)
         ]
-        self._truths: dict[bool, list[Truth]] = {}
+        self._truths: dict[Formula, list[Truth]] = {}
+        self._sampled: dict[str, list[Sample]] = {}
 
-    @cached_property
-    def _samples(self) -> list[Sample]:
-        return [_sample(inputs) for inputs in self.inputs]
+    def _samples(self, similarity: str) -> list[Sample]:
+        if similarity not in self._sampled:
+            self._sampled[similarity] = [_sample(inputs, similarity) for inputs in self.inputs]
+        return self._sampled[similarity]
 
     def runner(self, layer: Layer, mode: str) -> Run:
         """What is timed: the layer on every part, and for training both gradients of each."""
@@ -98,13 +101,14 @@ class LayerCase:
 
         return inference if mode == FORWARD else training
 
-    def errors(self, layer: Layer, mode: str, renormalize: bool) -> Errors:
+    def errors(self, layer: Layer, mode: str, formula: Formula) -> Errors:
         """A provider's, run at full size, against float64; the worst of all parts."""
-        results = self._runner(layer, mode, [sample.probe for sample in self._samples])()
+        samples = self._samples(formula.similarity)
+        results = self._runner(layer, mode, [sample.probe for sample in samples])()
         outs, grads = results[: len(self.inputs)], results[len(self.inputs) :]
         found = []
-        for index, truth in enumerate(self._truth(renormalize)):
-            inputs, sample = self.inputs[index], self._samples[index]
+        for index, truth in enumerate(self._truth(formula)):
+            inputs, sample = self.inputs[index], samples[index]
             answers = inputs.rows(outs[index].detach())[sample.indices]
             errors = {"output": relative_error(answers, truth.output)}
             if mode != FORWARD:
@@ -117,15 +121,15 @@ class LayerCase:
             found.append(errors)
         return worst(found)
 
-    def yardstick(self, mode: str, renormalize: bool) -> Errors:
+    def yardstick(self, mode: str, formula: Formula) -> Errors:
         """Eager's at this dtype, on the sample as a map of its own so that it always fits."""
         found = []
         for inputs, sample, truth in zip(
-            self.inputs, self._samples, self._truth(renormalize), strict=True
+            self.inputs, self._samples(formula.similarity), self._truth(formula), strict=True
         ):
             size, (queries, memory, probe) = inputs.part.size, _leaves(inputs, sample)
             x = queries.unsqueeze(2)
-            out = eager(x, memory, (size, 1), inputs.threshold, renormalize).squeeze(2)
+            out = eager(x, memory, (size, 1), inputs.threshold, formula).squeeze(2)
             errors = {"output": relative_error(out, truth.output)}
             if mode != FORWARD:
                 grad_x, grad_memory = torch.autograd.grad(out, (queries, memory), probe)
@@ -134,13 +138,15 @@ class LayerCase:
             found.append(errors)
         return worst(found)
 
-    def _truth(self, renormalize: bool) -> list[Truth]:
-        if renormalize not in self._truths:
-            self._truths[renormalize] = [
-                _truth(inputs, sample, renormalize)
-                for inputs, sample in zip(self.inputs, self._samples, strict=True)
+    def _truth(self, formula: Formula) -> list[Truth]:
+        if formula not in self._truths:
+            self._truths[formula] = [
+                _truth(inputs, sample, formula)
+                for inputs, sample in zip(
+                    self.inputs, self._samples(formula.similarity), strict=True
+                )
             ]
-        return self._truths[renormalize]
+        return self._truths[formula]
 
 
 def _inputs(part: Part, dtype: torch.dtype, device: torch.device, seed: int) -> Inputs:
@@ -150,15 +156,15 @@ def _inputs(part: Part, dtype: torch.dtype, device: torch.device, seed: int) -> 
     return Inputs(part, x.requires_grad_(), memory.requires_grad_(), grad)
 
 
-def _sample(inputs: Inputs) -> Sample:
+def _sample(inputs: Inputs, similarity: str) -> Sample:
     part, device = inputs.part, inputs.x.device
     random = torch.Generator(device).manual_seed(0)
     indices = torch.randperm(part.queries, generator=random, device=device)[:SAMPLE]
     queries = inputs.rows(inputs.x.detach())[indices].double()
-    no_threshold = Addressing(temperature=1.0, threshold=0.0, renormalize=False)
+    no_threshold = Addressing(1.0, 0.0, False, similarity)
     weights = address(queries, inputs.memory.detach().double(), no_threshold)
     clear = ((weights / inputs.threshold - 1).abs() > MARGIN).all(dim=1)
-    if clear.count_nonzero() < 0.9 * len(indices):
+    if clear.count_nonzero() < CLEAR[similarity] * len(indices):
         raise RuntimeError(f"{part}: too many blocks have a weight close to the threshold")
     indices = indices[clear]
     chosen = torch.zeros(part.queries, dtype=torch.bool, device=device)
@@ -169,10 +175,10 @@ def _sample(inputs: Inputs) -> Sample:
     return Sample(indices, probe)
 
 
-def _truth(inputs: Inputs, sample: Sample, renormalize: bool) -> Truth:
+def _truth(inputs: Inputs, sample: Sample, formula: Formula) -> Truth:
     """By the reference formula in float64."""
     queries, memory, probe = _leaves(inputs, sample, torch.float64)
-    addressing = Addressing(1.0, inputs.threshold, renormalize)
+    addressing = Addressing(1.0, inputs.threshold, *formula)
     out = combine(address(queries, memory, addressing), memory)
     return Truth(out.detach(), *torch.autograd.grad(out, (queries, memory), probe))
 
@@ -242,8 +248,10 @@ class ModelCase:
 
         return step
 
-    def errors(self, layer: Layer, mode: str, renormalize: bool) -> Errors:
+    def errors(self, layer: Layer, mode: str, formula: Formula) -> Errors:
         """Against float64. Renormalising changes nothing where nothing is dropped."""
+        if formula.similarity != "cosine":
+            raise ValueError("with dot products it would be another network")
         if mode not in self._truths:
             self._truths[mode] = self._results(
                 self._model(eager, 0.0).double(), self.x.double(), mode
@@ -252,9 +260,9 @@ class ModelCase:
         truth = self._truths[mode]
         return {kind: relative_error(value, truth[kind]) for kind, value in results.items()}
 
-    def yardstick(self, mode: str, renormalize: bool) -> Errors:
+    def yardstick(self, mode: str, formula: Formula) -> Errors:
         """Eager's, compared as a provider is."""
-        return self.errors(eager, mode, renormalize)
+        return self.errors(eager, mode, formula)
 
     def _results(self, model: Generator, x: Tensor, mode: str) -> dict[str, Tensor]:
         """The reconstruction, and in training the gradients of all parameters."""
@@ -326,10 +334,10 @@ class Case(Protocol):
     def runner(self, layer: Layer, mode: str) -> Run:
         """What is timed."""
 
-    def errors(self, layer: Layer, mode: str, renormalize: bool) -> Errors:
+    def errors(self, layer: Layer, mode: str, formula: Formula) -> Errors:
         """A provider's errors against float64, by kind."""
 
-    def yardstick(self, mode: str, renormalize: bool) -> Errors:
+    def yardstick(self, mode: str, formula: Formula) -> Errors:
         """Eager's errors at the same dtype, by kind."""
 
 

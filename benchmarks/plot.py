@@ -15,11 +15,12 @@ COLOURS = {
     "eager-onednn": "#f0e442",
     "compile": "#56b4e9",
     "memae": "#e69f00",
+    "memae-dot": "#a6761d",
     "flex": "#cc79a7",
     "blockmem-torch": "#009e73",
     "blockmem-triton": "#d55e00",
 }
-MARKERS = dict(zip(COLOURS, "oPs^Dv*", strict=True))
+MARKERS = dict(zip(COLOURS, "oPs^<Dv*", strict=True))
 AXIS_LABELS = {"q": "Q, blocks a batch", "n": "N, items", "d": "D, elements of a block"}
 BAR = 0.13  # inches
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from blockmem.backends.torch.products import matmul, onednn_takes
 Shape = tuple[int, ...]
 Layer = Callable[[Tensor, Tensor, Shape, float], Tensor]
 
+
+class Formula(NamedTuple):
+    """What a provider computes: whether weights are made to sum to 1, and by what blocks are compared."""
+
+    renormalize: bool = False
+    similarity: str = "cosine"
+
+
+DEFAULT = Formula()
 FLEX_LARGEST = 512  # FlexAttention keeps whole queries and items on the chip
 
 
@@ -27,7 +36,7 @@ class Provider:
 
     name: str
     build: Callable[[Device], Layer]
-    renormalize: bool = False
+    formula: Formula = DEFAULT
     compiles: bool = False
 
     @property
@@ -36,12 +45,16 @@ class Provider:
 
 
 def eager(
-    x: Tensor, memory: Tensor, block_shape: Shape, threshold: float, renormalize: bool = False
+    x: Tensor,
+    memory: Tensor,
+    block_shape: Shape,
+    threshold: float,
+    formula: Formula = DEFAULT,
 ) -> Tensor:
     """What a careful user writes. `divide` and `assemble` are one einops `rearrange` each."""
-    weights = _probabilities(x, memory, block_shape)
+    weights = _probabilities(x, memory, block_shape, formula.similarity)
     weights = torch.where(weights >= threshold, weights, 0.0)
-    if renormalize:
+    if formula.renormalize:
         weights = weights / weights.sum(dim=-1, keepdim=True)
     return assemble(weights.to(memory.dtype) @ memory, block_shape, x.shape)
 
@@ -82,13 +95,15 @@ def _build_eager_onednn(device: Device) -> Layer:
     return eager_onednn
 
 
-def memae(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Tensor:
+def memae(
+    x: Tensor, memory: Tensor, block_shape: Shape, threshold: float, similarity: str = "cosine"
+) -> Tensor:
     """Shrinkage as MemAE publishes it (Gong et al., ICCV 2019, Eq. 7), then an L1 norm of 1.
 
-    Of the layer this is `renormalize=True`. The logits are cosines here too, so that all
-    providers address alike.
+    Of the layer this is `renormalize=True`. The logits are cosines, so that all providers address
+    alike, or dot products, as in MemAE's code.
     """
-    weights = _probabilities(x, memory, block_shape)
+    weights = _probabilities(x, memory, block_shape, similarity)
     above = weights - threshold
     weights = functional.relu(above) * weights / (above.abs() + 1e-12)
     # The L1 norm of what is nowhere negative; functional.normalize(p=1) is ten times less exact
@@ -96,11 +111,16 @@ def memae(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Te
     return assemble(weights.to(memory.dtype) @ memory, block_shape, x.shape)
 
 
-def _probabilities(x: Tensor, memory: Tensor, block_shape: Shape) -> Tensor:
+def _probabilities(
+    x: Tensor, memory: Tensor, block_shape: Shape, similarity: str = "cosine"
+) -> Tensor:
     """`(B, Q, N)`, in float32 for half dtypes: weights near 1/N need the digits."""
-    queries = functional.normalize(divide(x, block_shape), dim=-1)
-    cosine = queries @ functional.normalize(memory, dim=-1).mT
-    return torch.softmax(cosine, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+    queries = divide(x, block_shape)
+    if similarity == "cosine":
+        queries = functional.normalize(queries, dim=-1)
+        memory = functional.normalize(memory, dim=-1)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.softmax(queries @ memory.mT, dim=-1, dtype=dtype)
 
 
 def flex(x: Tensor, memory: Tensor, block_shape: Shape, threshold: float) -> Tensor:
@@ -190,7 +210,10 @@ PROVIDERS: dict[str, Provider] = {
         Provider("eager", lambda device: eager),
         Provider("eager-onednn", _build_eager_onednn),
         Provider("compile", lambda device: _compiled(eager, device), compiles=True),
-        Provider("memae", lambda device: memae, renormalize=True),
+        Provider("memae", lambda device: memae, Formula(renormalize=True)),
+        Provider(
+            "memae-dot", lambda device: partial(memae, similarity="dot"), Formula(True, "dot")
+        ),
         Provider("flex", _build_flex, compiles=True),
         Provider("blockmem-torch", _build_blockmem("torch")),
         Provider("blockmem-triton", _build_blockmem("triton")),

@@ -26,6 +26,7 @@ edit it.
 | `eager-onednn` | the same, its products by the library that blockmem takes, where there are two |
 | `compile` | `torch.compile` of that, in the mode that stands below with the machine |
 | `memae` | shrinkage as MemAE publishes it, by ReLU, and an L1 norm of 1 |
+| `memae-dot` | the same with dot products, as in MemAE's code |
 | `flex` | FlexAttention in two passes: log-sum-exp, then the items above the threshold |
 | `blockmem-torch`, `blockmem-triton` | this library's backends |
 

@@ -24,7 +24,7 @@ from benchmarks.measure import (
     refusal,
     summary,
 )
-from benchmarks.providers import PROVIDERS, Provider, reason
+from benchmarks.providers import DEFAULT, PROVIDERS, Formula, Provider, reason
 from benchmarks.results import MACHINE, Measurement, Results
 from benchmarks.workloads import AnyWorkload, Workload, floor_seconds, products
 
@@ -90,10 +90,7 @@ def run_suite(selection: Selection, device: Device, results: Results) -> Iterato
                         device.free()
                         case, made_for = make_case(workload, dtype, device), (workload, dtype)
                     assert case is not None
-                    yardsticks = {
-                        renormalize: case.yardstick(mode, renormalize)
-                        for renormalize in {provider.renormalize for provider in providers}
-                    }
+                    yardsticks = {DEFAULT: case.yardstick(mode, DEFAULT)}
                 except RuntimeError as error:  # not even the inputs, or their float64 truth, fit
                     outcomes = [Outcome(provider.name, reason(error)) for provider in providers]
                 else:
@@ -187,7 +184,7 @@ class Measuring:
     dtype: str
     mode: str
     case: Case
-    yardsticks: dict[bool, Errors]
+    yardsticks: dict[Formula, Errors]
     device: Device
     meter: MemoryMeter
 
@@ -223,16 +220,19 @@ class Measuring:
         outcome = Outcome(provider.name)
         try:
             layer = provider.build(self.device)
-            outcome.errors = self.case.errors(layer, self.mode, provider.renormalize)
+            if provider.formula not in self.yardsticks:
+                found = self.case.yardstick(self.mode, provider.formula)
+                self.yardsticks[provider.formula] = found
+            outcome.errors = self.case.errors(layer, self.mode, provider.formula)
             run = self.case.runner(layer, self.mode)
         except Exception as error:  # whatever it is, it is the reason, and the others go on
             outcome.refusal = reason(error)
             return outcome, None
         if provider.name == "eager":  # comes first
-            for kind, allowed in self.yardsticks[False].items():
+            for kind, allowed in self.yardsticks[DEFAULT].items():
                 # Of a whole map, whose products other kernels may multiply, if they are less exact
-                self.yardsticks[False][kind] = max(allowed, outcome.errors[kind])
-        outcome.excess = excess(outcome.errors, self.yardsticks[provider.renormalize])
+                self.yardsticks[DEFAULT][kind] = max(allowed, outcome.errors[kind])
+        outcome.excess = excess(outcome.errors, self.yardsticks[provider.formula])
         outcome.refusal = refusal(outcome.excess, FACTOR if provider.ours else RIVAL_FACTOR)
         if outcome.refusal:
             return outcome, None

@@ -8,11 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.machine import BUSY, Others
-from benchmarks.providers import PROVIDERS
+from benchmarks.providers import DEFAULT, PROVIDERS
 from benchmarks.report import TIMES, digits
 from benchmarks.results import OURS, Findings
 
 MUCH = 0.9  # of another's memory: what is worth a word
+COLUMNS = (
+    *("time, ms", f"{TIMES} eager", "20\N{EN DASH}80 %", f"{TIMES} products"),
+    *("MiB", f"{TIMES} eager", "error"),
+)
 UNSTEADY = 1.5  # the 80 % quantile of eager's times over the 20 % one
 WATCHED = 0.5  # seconds before a run
 Case = tuple[str, str, str]  # workload, dtype, mode
@@ -20,17 +24,8 @@ Case = tuple[str, str, str]  # workload, dtype, mode
 
 def show(findings: Findings, cases: Sequence[Case], console: Console) -> None:
     """Print the table of `cases`, what to use in each, and what cannot be trusted."""
-    table = Table("case", "provider", box=None, pad_edge=False, header_style="bold")
-    for name in ("time, ms", f"{TIMES} eager", "(20 to 80 %)", f"{TIMES} its products"):
-        table.add_column(name, justify="right")
-    for name in ("memory, MiB", f"{TIMES} eager", "error"):
-        table.add_column(name, justify="right")
     for case in cases:
-        rows = [(name, _cells(findings, case, name)) for name in findings.providers]
-        for number, (provider, cells) in enumerate((name, cells) for name, cells in rows if cells):
-            table.add_row(" ".join(case) if number == 0 else "", provider, *cells)
-    console.print(table)
-    console.print()
+        console.print(_table(findings, case))
     for (provider, note), refused in findings.refusals().items():
         if set(refused) & set(cases):
             console.print(f"[dim]{escape(provider)}: {escape(note)}[/dim]", highlight=False)
@@ -52,6 +47,18 @@ def show(findings: Findings, cases: Sequence[Case], console: Console) -> None:
             "programs and measure again.",
             highlight=False,
         )
+
+
+def _table(findings: Findings, case: Case) -> Table:
+    """Put a case into a table that 80 columns hold."""
+    table = Table(title=" ".join(case), title_justify="left", box=None, pad_edge=False)
+    table.add_column("provider", min_width=len(OURS[-1]))
+    for name in COLUMNS:
+        table.add_column(name, justify="right", min_width=len(name))
+    for provider in findings.providers:
+        if cells := _cells(findings, case, provider):
+            table.add_row(provider, *cells)
+    return table
 
 
 def warn_if_busy(console: Console) -> None:
@@ -81,11 +88,11 @@ def _cells(findings: Findings, case: Case, provider: str) -> list[str]:
     return [
         digits(time),
         f"{ratio.value:.2f}" if ratio else "",
-        f"{ratio.low:.2f} to {ratio.high:.2f}" if ratio else "",
+        f"{ratio.low:.2f}\N{EN DASH}{ratio.high:.2f}" if ratio else "",
         "" if over is None else f"{over:.2f}",
         "" if memory is None else digits(memory),
         f"{less.value:.2f}" if less else "",
-        "" if error is None else f"{error:.1e}",
+        "" if error is None else f"{error:.0e}",
     ]
 
 
@@ -101,7 +108,7 @@ def advice(findings: Findings, case: Case) -> str:
         return {name: value for name, value in found.items() if value is not None}
 
     times, memory = values("time", "median"), values("peak_memory", "peak")
-    same = [name for name in times if not PROVIDERS[name].renormalize]  # who compute the formula
+    same = [name for name in times if PROVIDERS[name].formula == DEFAULT]  # who compute the formula
     ours = min((name for name in same if name in OURS), key=times.__getitem__, default="")
     rival = min((name for name in same if name not in OURS), key=times.__getitem__, default="")
     if not ours or not rival:

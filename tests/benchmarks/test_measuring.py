@@ -18,7 +18,7 @@ from benchmarks.measure import (
     refusal,
     summary,
 )
-from benchmarks.providers import PROVIDERS, Layer, Provider, eager, flex, memae
+from benchmarks.providers import DEFAULT, PROVIDERS, Layer, Provider, eager, flex, memae
 from benchmarks.results import Results, read_rows
 from benchmarks.suite import Selection, run_suite
 from benchmarks.workloads import (
@@ -48,7 +48,7 @@ def reasons_against(
     layer: Layer, workload: Workload | ModelWorkload, mode: str, limit: float = FACTOR
 ) -> str:
     case = make_case(workload, "float32", CPU)
-    return refusal(excess(case.errors(layer, mode, False), case.yardstick(mode, False)), limit)
+    return refusal(excess(case.errors(layer, mode, DEFAULT), case.yardstick(mode, DEFAULT)), limit)
 
 
 def has_onednn() -> bool:
@@ -76,12 +76,12 @@ def test_every_workload_is_a_layer_that_can_be() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_providers_agree(workload: Workload, mode: str, dtype: str) -> None:
     case = make_case(workload, dtype, CPU)
-    for name in ("eager", "memae", "blockmem-torch", "eager-onednn"):
+    for name in ("eager", "memae", "blockmem-torch", "eager-onednn", "memae-dot"):
         if name == "eager-onednn" and (dtype != "float32" or not has_onednn()):
             continue
         provider = PROVIDERS[name]
-        errors = case.errors(provider.build(CPU), mode, provider.renormalize)
-        yardstick = case.yardstick(mode, provider.renormalize)
+        errors = case.errors(provider.build(CPU), mode, provider.formula)
+        yardstick = case.yardstick(mode, provider.formula)
         assert set(errors) == {"output"} | (
             {"grad_x", "grad_memory"} if mode == TRAINING else set()
         )
@@ -159,15 +159,26 @@ def test_gate_is_stricter_with_us_than_with_rivals() -> None:
 def test_gate_samples_large_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "SAMPLE", 5)
     case = make_case(TINY, "float32", CPU)
-    assert not excess(case.errors(eager, TRAINING, False), case.yardstick(TRAINING, False))
+    assert not excess(case.errors(eager, TRAINING, DEFAULT), case.yardstick(TRAINING, DEFAULT))
     # Gradients of all blocks are compared all the same: those outside the sample must be zero
     assert (
-        case.errors(lambda *given: eager(*given) + 1e-3 * given[0], TRAINING, False)["grad_x"] > 0
+        case.errors(lambda *given: eager(*given) + 1e-3 * given[0], TRAINING, DEFAULT)["grad_x"] > 0
     )
 
 
 def selection(provider: str, *, workload: Workload = TINY, mode: str = FORWARD) -> Selection:
     return Selection([workload], [provider], ["float32"], [mode], budget=0.01)
+
+
+def test_a_formula_that_cannot_be_compared_is_refused_alone(tmp_path: Path) -> None:
+    """A network with dot products would be another one; too few blocks may be clear of the threshold."""
+    results = Results(tmp_path / "results.csv", CPU)
+    chosen = Selection(
+        [SMALL_DAAD], ["blockmem-torch", "memae-dot"], ["float32"], [FORWARD], budget=0.01
+    )
+    ((ours, dot),) = run_suite(chosen, CPU, results)
+    assert ours.seconds
+    assert dot.refusal == "with dot products it would be another network"
 
 
 def test_a_failing_provider_gets_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
