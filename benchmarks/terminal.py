@@ -51,7 +51,7 @@ def show(findings: Findings, cases: Sequence[Case], console: Console) -> None:
 
 def _table(findings: Findings, case: Case) -> Table:
     """Put a case into a table that 80 columns hold."""
-    table = Table(title=" ".join(case), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=" ".join(case), title_justify="left", box=None, padding=(0, 1, 0, 0))
     table.add_column("provider", min_width=len(OURS[-1]))
     for name in COLUMNS:
         table.add_column(name, justify="right", min_width=len(name))
