@@ -124,12 +124,10 @@ def _made_with(findings: Findings) -> str:
         f"measured {said('date')}. This machine's rates:\n"
     ]
     for dtype in findings.dtypes:
-        matmul, copy = (
-            findings.value(MACHINE, "torch", dtype, "", "roofline", rate) or 0.0
-            for rate in ("matmul_rate", "copy_rate")
-        )
+        rates = findings.rates(dtype)
         lines.append(
-            f"- {dtype}: {digits(matmul)} GFLOP/s in a matrix product, {digits(copy)} GB/s copied"
+            f"- {dtype}: {digits(rates.flops / 1e9)} GFLOP/s in a matrix product, "
+            f"{digits(rates.bytes / 1e9)} GB/s copied"
         )
     modes = {
         row.note for row in findings.rows if (row.workload, row.metric) == (MACHINE, "compile")
@@ -195,7 +193,7 @@ def _cell(
     if over_eager is not None:
         noise = EVEN if ratio == "median" and over_eager.even else ""
         cell += f" · {over_eager.value:.2f}{TIMES}{noise}"
-    roofline = findings.value(*key, "roofline", "share") if share else None
+    roofline = findings.share(*key) if share else None
     if roofline is not None:
         cell += f" · {roofline:.0%}"
     return cell + (LOSS if ratio and _loses(findings, key, ratio) else "")

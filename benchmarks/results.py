@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.machine import BUSY, TORCH_DTYPES, Device
+from benchmarks.machine import BUSY, TORCH_DTYPES, Device, Rates
 from benchmarks.providers import PROVIDERS
-from benchmarks.workloads import HOST, MODES, WORKLOADS
+from benchmarks.workloads import HOST, MODES, WORKLOADS, Workload, floor_seconds
 from daad.io import write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,6 +241,21 @@ class Findings:
                             loss = (provider, mode, dtype, workload, what, other, ratio.value)
                             found.append(Loss(*loss))
         return found
+
+    def rates(self, dtype: str) -> Rates:
+        """Say what the machine did at its best; 0 where that was not measured."""
+        key = (MACHINE, "torch", dtype, "", "roofline")
+        flops, bytes_ = (self.value(*key, name) or 0.0 for name in ("matmul_rate", "copy_rate"))
+        return Rates(1e9 * flops, 1e9 * bytes_)
+
+    def share(self, workload: str, provider: str, dtype: str, mode: str) -> float | None:
+        """Say what share of a time its products and bytes would take at the machine's rates."""
+        shapes = next((w for w in WORKLOADS if w.name == workload), None)
+        time = self.value(workload, provider, dtype, mode, "time", "median")
+        rates = self.rates(dtype)
+        if not isinstance(shapes, Workload) or time is None or not (rates.flops and rates.bytes):
+            return None
+        return 1000 * floor_seconds(shapes.parts, mode, dtype, rates) / time
 
     def spread(self, workload: str, dtype: str, mode: str) -> float:
         """Say how eager's times vary: the 80 % quantile over the 20 % one; 1 where it has none."""

@@ -25,8 +25,8 @@ from benchmarks.measure import (
     summary,
 )
 from benchmarks.providers import DEFAULT, PROVIDERS, Formula, Provider, reason
-from benchmarks.results import MACHINE, Measurement, Results
-from benchmarks.workloads import AnyWorkload, Workload, floor_seconds, products
+from benchmarks.results import MACHINE, Findings, Measurement, Results
+from benchmarks.workloads import AnyWorkload, Workload, products
 
 MIB = 2**20
 BASELINES = ("eager", "compile")  # beside which all are set; ours beside every other one too
@@ -71,17 +71,18 @@ class Outcome:
 
 def run_suite(selection: Selection, device: Device, results: Results) -> Iterator[list[Outcome]]:
     """Measure the cases of `selection` one by one into `results`; yield each as it is done."""
-    rates: dict[str, Rates] = {}
+    rated: set[str] = set()
     case: Case | None = None
     made_for = None
     with MemoryMeter(device) as meter, memory_limit(device):
         for workload, dtype, mode in selection.cases():
-            if dtype not in rates:
-                rates[dtype] = _best(measure_rates(device, dtype), results, dtype)
+            if dtype not in rated:
+                rates = _best(measure_rates(device, dtype), results, dtype)
+                rated.add(dtype)
                 compiler = Measurement(
                     "compile", "mode", None, "", device.compile_mode or "default"
                 )
-                results.add(MACHINE, "torch", dtype, "", [*_rate_rows(rates[dtype]), compiler])
+                results.add(MACHINE, "torch", dtype, "", [*_rate_rows(rates), compiler])
             providers = [PROVIDERS[name] for name in selection.providers]
             with device.precision(dtype):
                 try:
@@ -98,11 +99,8 @@ def run_suite(selection: Selection, device: Device, results: Results) -> Iterato
                     outcomes = Measuring(
                         workload, dtype, mode, case, yardsticks, device, meter
                     ).outcomes(providers, selection.budget)
-            floor = None
-            if isinstance(workload, Workload):
-                floor = floor_seconds(workload.parts, mode, dtype, rates[dtype])
             for outcome in outcomes:
-                rows = _rows(outcome, outcomes, floor, case.images if case else None)
+                rows = _rows(outcome, outcomes, case.images if case else None)
                 results.add(workload.name, outcome.provider, dtype, mode, rows)
             yield outcomes
 
@@ -250,16 +248,9 @@ class Measuring:
 
 def _best(rates: Rates, results: Results, dtype: str) -> Rates:
     """Take what an earlier run measured of this machine where that was more: it can do that."""
-
-    def before(statistic: str) -> float:
-        rows = (
-            row
-            for row in results.rows
-            if (row.workload, row.device_name, row.dtype) == (MACHINE, results.device.name, dtype)
-        )
-        return max((1e9 * float(r.value) for r in rows if r.statistic == statistic), default=0.0)
-
-    return Rates(max(rates.flops, before("matmul_rate")), max(rates.bytes, before("copy_rate")))
+    mine = [row for row in results.rows if row.device_name == results.device.name]
+    before = Findings(mine).rates(dtype)
+    return Rates(max(rates.flops, before.flops), max(rates.bytes, before.bytes))
 
 
 def _rate_rows(rates: Rates) -> list[Measurement]:
@@ -269,9 +260,7 @@ def _rate_rows(rates: Rates) -> list[Measurement]:
     ]
 
 
-def _rows(
-    outcome: Outcome, outcomes: Sequence[Outcome], floor: float | None, images: int | None
-) -> list[Measurement]:
+def _rows(outcome: Outcome, outcomes: Sequence[Outcome], images: int | None) -> list[Measurement]:
     remarks = {kind: f"{ratio:.2g} times eager's" for kind, ratio in outcome.excess.items()}
     rows = [
         Measurement("error", kind, error, "relative", remarks.get(kind, ""))
@@ -284,8 +273,6 @@ def _rows(
     rows += [Measurement("time", name, 1000 * t, "ms", note) for name, t in times.items()]
     if images:
         rows.append(Measurement("time", "images_per_second", images / times["median"], "1/s"))
-    if floor is not None:
-        rows.append(Measurement("roofline", "share", floor / times["median"], "1"))
     if outcome.products:
         shares = summary(ratios(outcome.seconds, outcome.products))
         rows += [Measurement("ratio_products", name, share, "1") for name, share in shares.items()]

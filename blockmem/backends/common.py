@@ -21,14 +21,5 @@ def inverse_norms(rows: Tensor) -> Tensor:
     return torch.threshold_(norm, SMALLEST_NORM[dtype], math.inf).reciprocal_()
 
 
-def logits_are_saved(queries: int, items: int, size: int) -> bool:
-    """Whether the forward saves its logits for the backward.
-
-    They are worth it where they take no more than the map itself, which is saved anyway, or than a
-    chunk. To compute them again is one product of seven.
-    """
-    return items <= size or queries * items <= CHUNK_WEIGHTS
-
-
 class KernelFailure(RuntimeError):
     """A kernel of the Triton backend does not compile on this GPU, or does not fit it."""

@@ -47,7 +47,7 @@ def test_command_measures_and_plots(tmp_path: Path) -> None:
             assert None not in times
             assert 0 < times[0] <= times[1] <= times[2]
             assert findings.value(*key, "peak_memory", "peak") > 0
-            assert findings.value(*key, "roofline", "share") > 0
+            assert findings.share(*key) > 0
             assert 0 < findings.value(*key, "error", "output") < 1e-6
         ours = ("tiny", "blockmem-torch", "float32", mode)
         assert findings.value(*ours, "ratio_eager", "median") > 0

@@ -19,7 +19,7 @@ from benchmarks.measure import (
     summary,
 )
 from benchmarks.providers import DEFAULT, PROVIDERS, Layer, Provider, eager, flex, memae
-from benchmarks.results import Results, read_rows
+from benchmarks.results import Findings, Results, read_rows
 from benchmarks.suite import Selection, run_suite
 from benchmarks.workloads import (
     FORWARD,
@@ -248,6 +248,11 @@ def test_a_machine_keeps_the_best_it_has_done(
         list(run_suite(selection("eager"), CPU, results))
     rates = {row.statistic: row.value for row in results.rows if row.metric == "roofline"}
     assert (rates["matmul_rate"], rates["copy_rate"]) == ("5", "8")
+    findings = Findings(results.rows)
+    floor = floor_seconds(TINY.parts, FORWARD, "float32", Rates(5e9, 8e9))
+    time = findings.value("tiny", "eager", "float32", FORWARD, "time", "median")
+    assert findings.share("tiny", "eager", "float32", FORWARD) == pytest.approx(1000 * floor / time)
+    assert findings.share("own", "eager", "float32", FORWARD) is None
 
 
 def test_providers_take_turns() -> None:

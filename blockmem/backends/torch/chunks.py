@@ -111,9 +111,8 @@ def backward(
     values = _values(memory)
     inverse = inverse_norms(values) if addressing.cosine else None
     grad_x = torch.empty_like(x) if needs[0] else None
-    items = (_FewItems if len(values) <= values.shape[1] else _ManyItems)(
-        values, inverse, addressing, needs
-    )
+    kind = _FewItems if _few(values) else _ManyItems
+    items: _FewItems | _ManyItems = kind(values, inverse, addressing, needs)
     *sources, target = grid_views(block_shape, grad, x, x if grad_x is None else grad_x)
     for index, rows, pair in _chunks(sources, memory):
         queries = pair[1]
@@ -131,7 +130,11 @@ def backward(
 
 
 class _Items:
-    """The items of a backward, and what it adds up of their gradient."""
+    """The items of a backward, and what it adds up of their gradient.
+
+    `add` takes a chunk's gradients of answers and unit queries `(2, R, D)`, and its logits where
+    they were saved; it returns |q| dq `(R, D)`. `total` returns the memory's gradient `(N, D)`.
+    """
 
     def __init__(
         self,
@@ -143,14 +146,6 @@ class _Items:
         self.values, self.inverse, self.addressing, self.needs = values, inverse, addressing, needs
         self.scale = _scale(inverse, addressing)
         self.grad_memory = torch.zeros_like(values) if needs[1] else None
-
-    def add(self, pair: Tensor, logits: Tensor | None) -> Tensor | None:
-        """Take a chunk's gradients of answers and unit queries `(2, R, D)`; return |q| dq `(R, D)`."""
-        raise NotImplementedError
-
-    def total(self) -> Tensor | None:
-        """Return the memory's gradient `(N, D)`."""
-        raise NotImplementedError
 
 
 class _FewItems(_Items):
@@ -223,11 +218,9 @@ class _ManyItems(_Items):
     def total(self) -> Tensor | None:
         if self.grad_memory is None or self.grad_units is None:
             return None
-        if self.inverse is None:
-            return self.grad_memory.add_(self.grad_units.mul_(self.scale))
-        units = self.values * self.inverse.unsqueeze(1)
-        scale = torch.as_tensor(self.scale).unsqueeze(-1)
-        return self.grad_memory.addcmul_(_across(self.grad_units, units), scale)
+        if self.inverse is not None:
+            _across(self.grad_units, _scaled(self.values, self.inverse))
+        return self.grad_memory.add_(_scaled(self.grad_units, self.scale))
 
 
 def _across(rows: Tensor, units: Tensor) -> Tensor:
@@ -327,8 +320,15 @@ def _scale(inverse: Tensor | None, addressing: Addressing) -> Tensor | float:
 
 def _keys(values: Tensor, scale: Tensor | float) -> Tensor:
     """Return the items by which products are logits: scaled where they are smaller than a table."""
-    if len(values) <= values.shape[1]:
-        return values  # whose products are scaled afterwards
+    return values if _few(values) else _scaled(values, scale)
+
+
+def _few(values: Tensor) -> bool:
+    """Whether a row of weights is no longer than a block."""
+    return len(values) <= values.shape[1]
+
+
+def _scaled(values: Tensor, scale: Tensor | float) -> Tensor:
     return values * (scale.unsqueeze(1) if isinstance(scale, Tensor) else scale)
 
 

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from blockmem.addressing import Addressing
-from blockmem.backends.common import logits_are_saved
+from blockmem.backends import common
 from blockmem.backends.triton import large, launch_items
 from blockmem.backends.triton.launch_items import Order
 from blockmem.backends.triton.launcher import PLANS, Call, Launcher, Shape, numbers
@@ -73,6 +73,15 @@ def saved_size(queries: int, items: int, size: int, dtype: torch.dtype) -> int:
     the map."""
     logits = queries * width_of(items, dtype) if logits_are_saved(queries, items, size) else 0
     return queries + logits
+
+
+def logits_are_saved(queries: int, items: int, size: int) -> bool:
+    """Whether the forward saves its logits for the backward.
+
+    They are worth it where they take no more than the map itself, which is saved anyway, or than a
+    chunk. To compute them again is one product of seven.
+    """
+    return items <= size or queries * items <= common.CHUNK_WEIGHTS
 
 
 @lru_cache(PLANS)
