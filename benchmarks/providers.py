@@ -91,7 +91,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def _build_eager_onednn(device: Device) -> Layer:
     a = torch.ones(256, 256, device=device.torch)
     if not onednn_takes(a, a):
-        raise ValueError("PyTorch multiplies by oneDNN on CPUs with AVX-512 alone here")
+        raise ValueError("oneDNN is no faster than MKL here, or this PyTorch cannot multiply by it")
     return eager_onednn
 
 

@@ -19,7 +19,7 @@ LAYOUTS = {
 def library(request, monkeypatch):
     if request.param and not products._has_onednn():
         pytest.skip("no oneDNN, or no AVX-512")
-    monkeypatch.setattr(products, "_has_onednn", lambda: request.param)
+    monkeypatch.setattr(products, "_lead", lambda: 2.0 if request.param else 1.0)
 
 
 @pytest.mark.parametrize("b_layout", LAYOUTS)
@@ -60,13 +60,13 @@ def test_pytorchs_switch_is_obeyed():
         torch._C._set_mkldnn_enabled(before)
 
 
-@pytest.mark.parametrize(("leads", "columns"), [(True, 128), (False, 1024)])
-def test_short_rows_go_to_mkl(leads, columns, library, monkeypatch):
+@pytest.mark.parametrize(("lead", "columns"), [(2.0, 128), (1.1, 1024)])
+def test_short_rows_go_to_mkl(lead, columns, monkeypatch):
     """Two sums or more, and few columns: how few, depends on how much faster oneDNN is."""
     if not products._has_onednn():
         pytest.skip("no oneDNN, or no AVX-512")
     found = []
-    monkeypatch.setattr(products, "_onednn_leads", lambda: leads)
+    monkeypatch.setattr(products, "_lead", lambda: lead)
     monkeypatch.setattr(products.torch, "mm", lambda a, b: found.append("mm") or a @ b)
     onednn = products._onednn
     monkeypatch.setattr(products, "_onednn", lambda a, b: found.append("onednn") or onednn(a, b))
@@ -77,8 +77,17 @@ def test_short_rows_go_to_mkl(leads, columns, library, monkeypatch):
     assert found == ["mm", "onednn", "onednn"]
 
 
-@pytest.mark.parametrize(("onednn", "mkl", "leads"), [(1.0, 2.0, True), (1.0, 1.4, False)])
-def test_which_library_leads_is_measured(onednn, mkl, leads, monkeypatch):
-    times = iter([[9.0, onednn], [mkl, 8.0]])
-    monkeypatch.setattr(products.timeit, "repeat", lambda *given, **named: next(times))
-    assert products._onednn_leads.__wrapped__() is leads
+@pytest.mark.parametrize(("lead", "takes"), [(0.9, False), (1.0, False), (1.1, True)])
+def test_onednn_is_taken_where_it_is_faster(lead, takes, monkeypatch):
+    if not products._has_onednn():
+        pytest.skip("no oneDNN, or no AVX-512")
+    monkeypatch.setattr(products, "_lead", lambda: lead)
+    a = torch.ones(256, 256)
+    assert products.onednn_takes(a, a) is takes
+
+
+def test_the_lead_is_that_of_the_shortest_times(monkeypatch):
+    times = iter([9.0, 8.0, 1.0, 3.0] + 16 * [4.0])  # oneDNN's, then MKL's, in turns
+    monkeypatch.setattr(products.timeit, "timeit", lambda *given, **named: next(times))
+    assert products._lead.__wrapped__() == 3.0
+    assert next(times, None) is None
