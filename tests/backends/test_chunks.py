@@ -141,6 +141,26 @@ def test_blocks_that_are_copied_twice_are_the_same_blocks(shape, rows, channels_
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("shape", [(2, 6, 16), (2, 6, 8, 16), (1, 4, 4, 8, 16)])
+@pytest.mark.parametrize("rows", [1, 5, 1000])
+def test_blocks_that_are_turned_over_first_come_to_the_same_places(shape, rows, monkeypatch):
+    monkeypatch.setattr(chunks, "LEAST_ROWS", 1)
+    block = (shape[1] // 2, *(2 for _ in shape[2:-1]), 8)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", rows * math.prod(block))
+    x = torch.randn(shape, requires_grad=True)
+    memory = torch.randn(3, math.prod(block), requires_grad=True)
+    probe = torch.randn(shape)
+
+    def found() -> list[torch.Tensor]:
+        y = blockwise_memory(x, memory, block)
+        return [y, *torch.autograd.grad(y, (x, memory), probe)]
+
+    directly = found()
+    monkeypatch.setattr(chunks, "FAR", 0)
+    for one, other in zip(directly, found(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_nothing_is_kept_where_no_gradient_is_wanted():
     x, memory = torch.randn(1, 8, 4, 4), torch.randn(8, 8)
     for mode in (torch.no_grad(), torch.inference_mode()):

@@ -80,7 +80,7 @@ def forward(
         weights = torch.softmax(logits, dim=1)
         del logits  # before the answers are made
         answers = matmul(_normalize_(_shrink_(weights, addressing), addressing), values)
-        _put(answers, target, index)
+        _put(answers, target, index, queries)
         del weights, answers  # before the next are made
     return out, values.new_empty(count) if saved is None else saved
 
@@ -123,7 +123,7 @@ def backward(
         if grad_queries is not None:
             if inverse is not None:
                 grad_queries.mul_(inverse_queries)
-            _put(grad_queries, target, index)
+            _put(grad_queries, target, index, queries)
         del grad_queries  # before the next are made
     grad_memory = items.total()
     return grad_x, None if grad_memory is None else grad_memory.to(memory.dtype)
@@ -274,15 +274,20 @@ def _chunks(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sl
 
 
 def _copy(copy: Tensor, blocks: Tensor, sides: int) -> None:
-    """Copy `blocks` `(*grid, *s, c)` to contiguous memory.
-
-    Channels that lie far apart in the map would each be a cache line of their own. So they are
-    brought together first, in the order in which the map has them, and turned over there.
-    """
-    apart = blocks.stride(-1) * blocks.shape[-1] * blocks.itemsize
-    if apart > FAR and blocks.stride(-2) == 1 and blocks.shape[-2] >= LEAST_RUN:
+    """Copy `blocks` `(*grid, *s, c)` to contiguous memory."""
+    if _far(blocks):
         blocks = blocks.movedim(-1, -sides).contiguous().movedim(-sides, -1)
     copy.copy_(blocks)
+
+
+def _far(blocks: Tensor) -> bool:
+    """Whether the channels of `blocks` `(*grid, *s, c)` lie far apart in the map.
+
+    Each would be a cache line of its own. So they are brought together in the order in which the
+    map has them, and turned over there.
+    """
+    apart = blocks.stride(-1) * blocks.shape[-1] * blocks.itemsize
+    return apart > FAR and blocks.stride(-2) == 1 and blocks.shape[-2] >= LEAST_RUN
 
 
 @cache
@@ -302,9 +307,15 @@ def _times(device: torch.device) -> int:
     return max(1, int(total) // (SHARE * 4 * common.CHUNK_WEIGHTS))
 
 
-def _put(rows: Tensor, grid: Tensor, index: Index) -> None:
+def _put(rows: Tensor, grid: Tensor, index: Index, room: Tensor) -> None:
+    """Copy `rows` `(R, D)` to where they lie in a map. `room`, as large, may be written over."""
     target = grid[index] if index else grid
-    target.copy_(rows.view(target.shape))
+    blocks = rows.view(target.shape)
+    if _far(target):
+        sides = (grid.dim() - 1) // 2
+        blocks, target = blocks.movedim(-1, -sides), target.movedim(-1, -sides)
+        blocks = room.view(blocks.shape).copy_(blocks)
+    target.copy_(blocks)
 
 
 def _values(memory: Tensor) -> Tensor:
