@@ -67,7 +67,7 @@ def test_short_rows_go_to_mkl(lead, columns, monkeypatch):
         pytest.skip("no oneDNN, or no AVX-512")
     found = []
     monkeypatch.setattr(products, "_lead", lambda: lead)
-    monkeypatch.setattr(products.torch, "mm", lambda a, b: found.append("mm") or a @ b)
+    monkeypatch.setattr(products.torch, "mm", lambda a, b, **out: found.append("mm") or a @ b)
     onednn = products._onednn
     monkeypatch.setattr(products, "_onednn", lambda a, b: found.append("onednn") or onednn(a, b))
     a = torch.randn(256, 300)
