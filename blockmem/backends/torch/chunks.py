@@ -1,7 +1,7 @@
 """The PyTorch backend: the layer for a whole map, a chunk of blocks at a time.
 
 Never more than a chunk of queries and weights is held. The backward computes logits again, unless
-the forward was asked to save them. docs/maths.md has the gradients.
+the forward saved them, or for many items their softmax. docs/maths.md has the gradients.
 """
 
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from blockmem.backends.torch.products import add_products, matmul
 from blockmem.division import grid_views
 
 SPAN = 60.0  # of the logits of a row: exp(-60) / N is no denormal number
-MOST_SAVED = 2**24  # logits kept for the backward: 64 MB in float32
+MOST_SAVED = 2**24  # logits or probabilities kept for the backward: 64 MB in float32
 
 
 def saved_size(queries: int, items: int, size: int, dtype: torch.dtype) -> int:
-    """Return how many numbers the forward can save for the backward: all logits, or none.
+    """Return how many numbers the forward can save for the backward: one for each logit, or none.
 
     To compute them again is one product of seven, and eager PyTorch, which keeps four such tables,
     would be faster for it. What is kept has a bound, as all else has.
@@ -48,26 +48,30 @@ def forward(
         save: whether there will be a backward.
 
     Returns:
-        The map, and the logits `(B * Q * N,)`, empty where they are not saved.
+        The map, and what is saved `(B * Q * N,)`, or empty: logits, or their softmax of many items.
     """
     out = torch.empty_like(x)
     values = _values(memory)
     scale = _scale(inverse_norms(values) if addressing.cosine else None, addressing)
     items, size = memory.shape
-    keys = _keys(values, scale)
+    few = _few(values)
+    keys = values if few else _scaled(values, scale)
     count = saved_size(x.numel() // size, items, size, x.dtype) if save else 0
     saved = values.new_empty(count)
     *sources, target = grid_views(block_shape, x, out)
     for index, rows, (queries,) in copied(sources, memory):
         if addressing.cosine:
             queries.mul_(inverse_norms(queries).unsqueeze(1))
-        logits = matmul(queries, keys.T, out=saved.view(-1, items)[rows] if count else None)
-        if keys is values:
+        kept = saved.view(-1, items)[rows] if count else None
+        logits = matmul(queries, keys.T, out=kept if few else None)
+        if few:
             logits.mul_(scale)
         _narrow_(logits, addressing)
-        weights = torch.softmax(logits, dim=1)
+        weights = torch.softmax(logits, dim=1, out=None if few else kept)
         del logits  # before the answers are made
-        answers = matmul(_normalize_(_shrink_(weights, addressing), addressing), values)
+        shrink = torch.threshold_ if few or kept is None else torch.threshold
+        weights = _normalize_(shrink(weights, addressing.cutoff(items), 0.0), addressing)
+        answers = matmul(weights, values)
         put(answers, target, index, queries)
         del weights, answers  # before the next are made
     return out, saved
@@ -120,8 +124,8 @@ def backward(
 class _Items:
     """The items of a backward, and what it adds up of their gradient.
 
-    `add` takes a chunk's gradients of answers and unit queries `(2, R, D)`, and its logits where
-    they were saved; it returns |q| dq `(R, D)`. `total` returns the memory's gradient `(N, D)`.
+    `add` takes a chunk's gradients of answers and unit queries `(2, R, D)`, and what `forward`
+    saved of it, or None; it returns |q| dq `(R, D)`. `total` returns the memory's gradient `(N, D)`.
     """
 
     def __init__(
@@ -155,7 +159,7 @@ class _FewItems(_Items):
         else:
             grad_weights = matmul(pair[0], values.T)
         both = logits.new_empty((2, *logits.shape))
-        _factors(grad_weights, logits, self.addressing, both)
+        _factors(grad_weights, torch.softmax(logits, dim=1), self.addressing, both)
         along = grad_weights.copy_(both[1]).mul_(logits)
         both[1].mul_(self.scale)
         if self.grad_memory is not None:
@@ -184,16 +188,18 @@ class _ManyItems(_Items):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.keys = _keys(self.values, self.scale)
+        self.keys = _scaled(self.values, self.scale)
         self.grad_units = torch.zeros_like(self.values) if self.needs[1] else None
 
-    def add(self, pair: Tensor, logits: Tensor | None) -> Tensor | None:
+    def add(self, pair: Tensor, probabilities: Tensor | None) -> Tensor | None:
         grad, queries = pair
-        if logits is None:
+        if probabilities is None:
             logits = _narrow_(matmul(queries, self.keys.T), self.addressing)
+            probabilities = torch.softmax(logits, dim=1)
+            del logits
         grad_weights = matmul(grad, self.values.T)
-        weights, grad_logits = _factors(grad_weights, logits, self.addressing)
-        del logits, grad_weights
+        weights, grad_logits = _factors(grad_weights, probabilities, self.addressing)
+        del probabilities, grad_weights
         if self.grad_memory is not None and self.grad_units is not None:
             add_products(self.grad_memory, weights, grad)
             add_products(self.grad_units, grad_logits, queries)
@@ -217,11 +223,10 @@ def _across(rows: Tensor, units: Tensor) -> Tensor:
 
 
 def _factors(
-    grad_weights: Tensor, logits: Tensor, addressing: Addressing, out: Tensor | None = None
+    grad_weights: Tensor, probabilities: Tensor, addressing: Addressing, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Compute w and ds `(R, N)` from dw and s; into `out` `(2, R, N)`, or ds in place of dw."""
-    probabilities = torch.softmax(logits, dim=1)
-    weights = torch.threshold(probabilities, addressing.cutoff(logits.shape[1]), 0.0)
+    """Compute w and ds `(R, N)` from dw and p; into `out` `(2, R, N)`, or ds in place of dw."""
+    weights = torch.threshold(probabilities, addressing.cutoff(probabilities.shape[1]), 0.0)
     _normalize_(weights, addressing)
     grad_logits = torch.mul(grad_weights, weights, out=grad_weights if out is None else out[1])
     total = grad_logits.sum(dim=1, keepdim=True)
@@ -239,11 +244,6 @@ def _scale(inverse: Tensor | None, addressing: Addressing) -> Tensor | float:
     if inverse is None:
         return 1 / addressing.temperature
     return inverse if addressing.temperature == 1 else inverse / addressing.temperature
-
-
-def _keys(values: Tensor, scale: Tensor | float) -> Tensor:
-    """Return the items by which products are logits: scaled where they are smaller than a table."""
-    return values if _few(values) else _scaled(values, scale)
 
 
 def _few(values: Tensor) -> bool:
@@ -265,11 +265,6 @@ def _narrow_(logits: Tensor, addressing: Addressing) -> Tensor:
         return logits
     least = logits.amax(dim=1, keepdim=True).sub_(SPAN)
     return torch.maximum(logits, least, out=logits)
-
-
-def _shrink_(probabilities: Tensor, addressing: Addressing) -> Tensor:
-    """Drop what is below the threshold, in place. NaN stays."""
-    return torch.threshold_(probabilities, addressing.cutoff(probabilities.shape[1]), 0.0)
 
 
 def _normalize_(weights: Tensor, addressing: Addressing) -> Tensor:
