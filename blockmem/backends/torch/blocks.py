@@ -53,12 +53,12 @@ def copied(grids: Sequence[Tensor], memory: Tensor) -> Iterator[tuple[Index, sli
 
 def _copy(copy: Tensor, blocks: Tensor, sides: int) -> None:
     """Copy `blocks` `(*grid, *s, c)` to contiguous memory."""
-    if _far(blocks):
+    if far(blocks):
         blocks = blocks.movedim(-1, -sides).contiguous().movedim(-sides, -1)
     copy.copy_(blocks)
 
 
-def _far(blocks: Tensor) -> bool:
+def far(blocks: Tensor) -> bool:
     """Whether the channels of `blocks` `(*grid, *s, c)` lie far apart in the map.
 
     Each would be a cache line of its own. So they are brought together in the order in which the
@@ -89,7 +89,7 @@ def put(rows: Tensor, grid: Tensor, index: Index, room: Tensor) -> None:
     """Copy `rows` `(R, D)` to where they lie in a map. `room`, as large, may be written over."""
     target = grid[index] if index else grid
     blocks = rows.view(target.shape)
-    if _far(target):
+    if far(target):
         sides = (grid.dim() - 1) // 2
         blocks, target = blocks.movedim(-1, -sides), target.movedim(-1, -sides)
         blocks = room.view(blocks.shape).copy_(blocks)

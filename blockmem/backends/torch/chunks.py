@@ -13,7 +13,7 @@ from torch import Tensor
 from blockmem._dtypes import compute_dtype
 from blockmem.addressing import Addressing
 from blockmem.backends.common import inverse_norms
-from blockmem.backends.torch.blocks import copied, put
+from blockmem.backends.torch.blocks import copied, far, put
 from blockmem.backends.torch.products import add_products, matmul
 from blockmem.division import grid_views
 
@@ -63,15 +63,17 @@ def forward(
         if addressing.cosine:
             queries.mul_(inverse_norms(queries).unsqueeze(1))
         kept = saved.view(-1, items)[rows] if count else None
-        logits = matmul(queries, keys.T, out=kept if few else None)
+        logits = matmul(queries, keys.T, room=kept if few else None)
         if few:
             logits.mul_(scale)
         _narrow_(logits, addressing)
+        if few and kept is not None:
+            kept.copy_(logits)  # which does nothing where they are the same
         weights = torch.softmax(logits, dim=1, out=None if few else kept)
         del logits  # before the answers are made
         shrink = torch.threshold_ if few or kept is None else torch.threshold
         weights = _normalize_(shrink(weights, addressing.cutoff(items), 0.0), addressing)
-        answers = matmul(weights, values)
+        answers = matmul(weights, values, room=None if far(target) else queries)
         put(answers, target, index, queries)
         del weights, answers  # before the next are made
     return out, saved
@@ -125,7 +127,8 @@ class _Items:
     """The items of a backward, and what it adds up of their gradient.
 
     `add` takes a chunk's gradients of answers and unit queries `(2, R, D)`, and what `forward`
-    saved of it, or None; it returns |q| dq `(R, D)`. `total` returns the memory's gradient `(N, D)`.
+    saved of it, or None. It returns |q| dq `(R, D)`, for which it may write over the gradients.
+    `total` returns the memory's gradient `(N, D)`.
     """
 
     def __init__(
@@ -167,7 +170,7 @@ class _FewItems(_Items):
             self.along_items = along.sum(dim=0).add_(self.along_items)
         if not self.needs[0]:
             return None
-        grad_queries = matmul(both[1], values)
+        grad_queries = matmul(both[1], values, room=pair[0])
         if self.inverse is not None:
             grad_queries.addcmul_(pair[1], along.sum(dim=1, keepdim=True), value=-1)
         return grad_queries
@@ -206,7 +209,7 @@ class _ManyItems(_Items):
         del weights
         if not self.needs[0]:
             return None
-        grad_queries = matmul(grad_logits, self.keys)
+        grad_queries = matmul(grad_logits, self.keys, room=grad)
         return grad_queries if self.inverse is None else _across(grad_queries, queries)
 
     def total(self) -> Tensor | None:

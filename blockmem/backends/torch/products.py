@@ -24,12 +24,10 @@ LEAST_COLUMNS, MORE_COLUMNS = 128, 1024
 TERMS = 256  # added up in one go; rounding grows with how many follow one another
 
 
-def matmul(a: Tensor, b: Tensor, terms: int = TERMS, out: Tensor | None = None) -> Tensor:
-    """`a @ b`, of `(R, K)` and `(K, C)`, into `out` if given; by oneDNN in sums of so many `terms`."""
+def matmul(a: Tensor, b: Tensor, terms: int = TERMS, room: Tensor | None = None) -> Tensor:
+    """`a @ b`, of `(R, K)` and `(K, C)`; by oneDNN in sums of so many `terms`, else in `room` if given."""
     if not onednn_takes(a, b):
-        return torch.mm(a, b, out=out)
-    if out is not None:
-        return out.copy_(matmul(a, b, terms))
+        return torch.mm(a, b, out=room)
     if not b.is_contiguous() or len(b) <= terms:
         return _onednn(a, b)
     if b.shape[1] < (LEAST_COLUMNS if _lead() > LEAD else MORE_COLUMNS):
