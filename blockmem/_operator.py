@@ -20,8 +20,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from blockmem._dtypes import compute_dtype, no_autocast
 from blockmem.addressing import Addressing, reference
-from blockmem.backends.choice import GIVEN_UP, choose, give_up
-from blockmem.backends.common import KernelFailure
+from blockmem.backends import choice
 from blockmem.backends.torch import chunks
 
 Pair = tuple[Tensor, Tensor]
@@ -160,17 +159,9 @@ def _below_autograd(
 
 def _compute(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
     """Compute the new map, like `x`, and what the backend saves for the backward, if asked to."""
-    addressing = settings.addressing
+    shape, addressing = settings.block_shape, settings.addressing
     with no_autocast(x.device.type):
-        backend = choose(settings.backend, x, memory, addressing)
-        try:
-            found: Pair = backend.forward(x, memory, settings.block_shape, addressing, save)
-        except KernelFailure as error:
-            if settings.backend != "auto":
-                raise
-            give_up(x.device, error)
-            found = chunks.forward(x, memory, settings.block_shape, addressing, save)
-    return found
+        return choice.forward(settings.backend, x, memory, shape, addressing, save)
 
 
 def _compute_backward(
@@ -182,21 +173,9 @@ def _compute_backward(
     needs: Sequence[bool],
 ) -> Pair:
     """Compute gradients like `x` and `memory`; one that is not needed is an empty tensor."""
-    addressing = settings.addressing
+    call = settings.block_shape, settings.addressing, (needs[0], needs[1])
     with no_autocast(x.device.type):
-        call = settings.block_shape
-        if settings.backend != "auto" or x.device not in GIVEN_UP:  # else `saved` may be Triton's
-            backend = choose(settings.backend, x, memory, addressing)
-            try:
-                grads = backend.backward(grad, x, memory, saved, call, addressing, needs)
-                return _filled(grads, x, memory)
-            except KernelFailure as error:
-                if settings.backend != "auto":
-                    raise
-                give_up(x.device, error)
-        saved = chunks.forward(x, memory, call, addressing, True)[1]
-        both = (needs[0], needs[1])
-        grads = chunks.backward(grad, x, memory, saved, call, addressing, both)
+        grads = choice.backward(settings.backend, grad, x, memory, saved, *call)
     return _filled(grads, x, memory)
 
 
@@ -257,12 +236,13 @@ def _annealed(x: Tensor, memory: Tensor, settings: Settings) -> Settings:
 
     Whether the Triton backend takes the temperature is decided here, where it is known.
     """
-    chosen = choose(settings.backend, x, memory, settings.addressing)
+    chosen = choice.choose(settings.backend, x, memory, settings.addressing)
+    triton = "triton" if settings.backend == "triton" else choice.TRACED
     one = torch.ones((), dtype=torch.float64)
     return settings._replace(
         temperature=one * settings.temperature,
         threshold=None if settings.threshold is None else one * settings.threshold,
-        backend="torch" if chosen is chunks else "triton",
+        backend="torch" if chosen is chunks else triton,
     )
 
 
@@ -272,9 +252,8 @@ def _annealed(x: Tensor, memory: Tensor, settings: Settings) -> Settings:
 def _fake(x: Tensor, memory: Tensor, settings: Settings, save: bool) -> Pair:
     if isinstance(settings.temperature, Tensor):  # `_annealed` has chosen, so any will do
         settings = settings._replace(temperature=1.0, threshold=0.0)
-    chosen = choose(settings.backend, x, memory, settings.addressing)
-    items, size = memory.shape
-    count = chosen.saved_size(x.numel() // size, items, size, x.dtype) if save else 0
+    chosen = choice.choose(settings.backend, x, memory, settings.addressing)
+    count = choice.saved_size(chosen, x, memory) if save else 0
     return torch.empty_like(x), x.new_empty(count, dtype=compute_dtype(x.dtype))
 
 

@@ -1,6 +1,7 @@
-"""Which backend computes."""
+"""Which backend computes, and PyTorch's where a Triton kernel does not compile."""
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -8,27 +9,28 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from blockmem._dtypes import compute_dtype
 from blockmem.addressing import Addressing
+from blockmem.backends.common import KernelFailure
 from blockmem.backends.torch import chunks
 from blockmem.backends.triton.support import unsupported_reason
 
 BACKENDS = ("auto", "torch", "triton")
+TRACED = "traced"  # what "auto" becomes in a graph that was compiled for the Triton backend
 GIVEN_UP: set[torch.device] = (
     set()
 )  # where a kernel did not compile; "auto" leaves these to PyTorch
 
 
 def choose(backend: str, x: Tensor, memory: Tensor, addressing: Addressing) -> ModuleType:
-    """Return the module that computes.
+    """Return the module that computes, unless it is given up, and that says how much is saved.
 
     Raises:
         ValueError: where "triton" is asked for and cannot; says why.
     """
     if backend == "torch" or (backend == "auto" and x.device.type != "cuda"):
         return chunks
-    if backend == "auto" and x.device in GIVEN_UP:
-        return chunks
-    reason = unsupported_reason(x, memory, addressing)
+    reason = None if backend == TRACED else unsupported_reason(x, memory, addressing)
     if not reason:
         return load_triton()
     if backend == "auto":
@@ -36,7 +38,77 @@ def choose(backend: str, x: Tensor, memory: Tensor, addressing: Addressing) -> M
     raise ValueError(f"backend 'triton': {reason}; use 'auto' or 'torch'")
 
 
-def give_up(device: torch.device, error: Exception) -> None:
+def saved_size(chosen: ModuleType, x: Tensor, memory: Tensor) -> int:
+    """Return how many numbers `chosen` saves for the backward."""
+    items, size = memory.shape
+    count: int = chosen.saved_size(x.numel() // size, items, size, x.dtype)
+    return count
+
+
+def forward(
+    backend: str,
+    x: Tensor,
+    memory: Tensor,
+    block_shape: Sequence[int],
+    addressing: Addressing,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """Compute the new map, like `x`, and what the backend saves for the backward, if asked to."""
+    chosen = choose(backend, x, memory, addressing)
+    if not _stands_in(backend, chosen, x, memory, addressing):
+        try:
+            found: tuple[Tensor, Tensor]
+            found = chosen.forward(x, memory, block_shape, addressing, save)
+            return found
+        except KernelFailure as error:
+            if backend == "triton":
+                raise
+            _give_up(x.device, error)
+    out = chunks.forward(x, memory, block_shape, addressing, False)[0]
+    # As large as a compiled graph expects. Nobody reads it: `backward` computes anew from now on
+    count = saved_size(chosen, x, memory) if save else 0
+    return out, x.new_empty(count, dtype=compute_dtype(x.dtype))
+
+
+def backward(
+    backend: str,
+    grad: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    saved: Tensor,
+    block_shape: Sequence[int],
+    addressing: Addressing,
+    needs: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Compute the gradients of `forward` for `x` and `memory`, as far as `needs` asks for each."""
+    chosen = choose(backend, x, memory, addressing)
+    if not _stands_in(backend, chosen, x, memory, addressing):
+        try:
+            found: tuple[Tensor | None, Tensor | None]
+            found = chosen.backward(grad, x, memory, saved, block_shape, addressing, needs)
+            return found
+        except KernelFailure as error:
+            if backend == "triton":
+                raise
+            _give_up(x.device, error)
+    saved = chunks.forward(x, memory, block_shape, addressing, True)[1]
+    return chunks.backward(grad, x, memory, saved, block_shape, addressing, needs)
+
+
+def _stands_in(
+    backend: str, chosen: ModuleType, x: Tensor, memory: Tensor, addressing: Addressing
+) -> bool:
+    """Whether PyTorch's backend computes in place of the one that was chosen.
+
+    A graph is compiled for a temperature, and may be called with one that Triton does not take.
+    """
+    if backend == "triton" or chosen is chunks:
+        return False
+    refused = backend == TRACED and unsupported_reason(x, memory, addressing) is not None
+    return refused or x.device in GIVEN_UP
+
+
+def _give_up(device: torch.device, error: Exception) -> None:
     """Take the PyTorch backend on `device` from now on, where the choice is "auto"; warn once."""
     if device not in GIVEN_UP:
         GIVEN_UP.add(device)
