@@ -71,7 +71,7 @@ def forward(
             kept.copy_(logits)  # which does nothing where they are the same
         weights = torch.softmax(logits, dim=1, out=None if few else kept)
         del logits  # before the answers are made
-        shrink = torch.threshold_ if few or kept is None else torch.threshold
+        shrink = torch.threshold if weights is kept else torch.threshold_
         weights = _normalize_(shrink(weights, addressing.cutoff(items), 0.0), addressing)
         answers = matmul(weights, values, room=None if far(target) else queries)
         put(answers, target, index, queries)
@@ -262,9 +262,10 @@ def _narrow_(logits: Tensor, addressing: Addressing) -> Tensor:
     """Raise, in place, the logits of a row that lie far below its highest.
 
     No weight or gradient changes by more than exp(-SPAN) of the largest. But smaller ones would be
-    denormal numbers: products of them took an Intel Xeon up to seven times as long.
+    denormal numbers: products of them took an Intel Xeon up to seven times as long. GPUs do not mind.
     """
-    if addressing.cosine and 2 / addressing.temperature <= SPAN:
+    close = addressing.cosine and 2 / addressing.temperature <= SPAN
+    if close or not logits.is_cpu:
         return logits
     least = logits.amax(dim=1, keepdim=True).sub_(SPAN)
     return torch.maximum(logits, least, out=logits)
