@@ -69,7 +69,8 @@ def forward(
         _narrow_(logits, addressing)
         if few and kept is not None:
             kept.copy_(logits)  # which does nothing where they are the same
-        weights = torch.softmax(logits, dim=1, out=None if few else kept)
+        # In place, but for what is kept: logits of few items, probabilities of many
+        weights = _softmax(logits, addressing, logits if kept is None else None if few else kept)
         del logits  # before the answers are made
         shrink = torch.threshold if weights is kept else torch.threshold_
         weights = _normalize_(shrink(weights, addressing.cutoff(items), 0.0), addressing)
@@ -162,7 +163,7 @@ class _FewItems(_Items):
         else:
             grad_weights = matmul(pair[0], values.T)
         both = logits.new_empty((2, *logits.shape))
-        _factors(grad_weights, torch.softmax(logits, dim=1), self.addressing, both)
+        _factors(grad_weights, _softmax(logits, self.addressing), self.addressing, both)
         along = grad_weights.copy_(both[1]).mul_(logits)
         both[1].mul_(self.scale)
         if self.grad_memory is not None:
@@ -198,7 +199,7 @@ class _ManyItems(_Items):
         grad, queries = pair
         if probabilities is None:
             logits = _narrow_(matmul(queries, self.keys.T), self.addressing)
-            probabilities = torch.softmax(logits, dim=1)
+            probabilities = _softmax(logits, self.addressing, logits)
             del logits
         grad_weights = matmul(grad, self.values.T)
         weights, grad_logits = _factors(grad_weights, probabilities, self.addressing)
@@ -269,6 +270,17 @@ def _narrow_(logits: Tensor, addressing: Addressing) -> Tensor:
         return logits
     least = logits.amax(dim=1, keepdim=True).sub_(SPAN)
     return torch.maximum(logits, least, out=logits)
+
+
+def _softmax(logits: Tensor, addressing: Addressing, out: Tensor | None = None) -> Tensor:
+    """Compute the softmax of each row, into `out` if given, which may be the logits themselves.
+
+    Where logits are bounded, exp needs no shift: on a CPU its passes take a third less time.
+    """
+    if not (addressing.bounded and logits.is_cpu):
+        return torch.softmax(logits, dim=1, out=None if out is logits else out)
+    weights = torch.exp(logits, out=out)
+    return weights.mul_(weights.sum(dim=1, keepdim=True).reciprocal_())
 
 
 def _normalize_(weights: Tensor, addressing: Addressing) -> Tensor:
