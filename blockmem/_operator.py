@@ -21,7 +21,6 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from blockmem._dtypes import compute_dtype, no_autocast
 from blockmem.addressing import Addressing, reference
 from blockmem.backends import choice
-from blockmem.backends.torch import chunks
 
 Pair = tuple[Tensor, Tensor]
 PLAIN = (Tensor, torch.nn.Parameter)
@@ -236,13 +235,11 @@ def _annealed(x: Tensor, memory: Tensor, settings: Settings) -> Settings:
 
     Whether the Triton backend takes the temperature is decided here, where it is known.
     """
-    chosen = choice.choose(settings.backend, x, memory, settings.addressing)
-    triton = "triton" if settings.backend == "triton" else choice.TRACED
     one = torch.ones((), dtype=torch.float64)
     return settings._replace(
         temperature=one * settings.temperature,
         threshold=None if settings.threshold is None else one * settings.threshold,
-        backend="torch" if chosen is chunks else triton,
+        backend=choice.traced(settings.backend, x, memory, settings.addressing),
     )
 
 

@@ -1,10 +1,11 @@
 """Which backend computes, and PyTorch's where a Triton kernel does not compile."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,9 +18,8 @@ from blockmem.backends.triton.support import unsupported_reason
 
 BACKENDS = ("auto", "torch", "triton")
 TRACED = "traced"  # what "auto" becomes in a graph that was compiled for the Triton backend
-GIVEN_UP: set[torch.device] = (
-    set()
-)  # where a kernel did not compile; "auto" leaves these to PyTorch
+# Where a kernel did not compile; "auto" leaves these to PyTorch
+GIVEN_UP: set[torch.device] = set()
 
 
 def choose(backend: str, x: Tensor, memory: Tensor, addressing: Addressing) -> ModuleType:
@@ -36,6 +36,13 @@ def choose(backend: str, x: Tensor, memory: Tensor, addressing: Addressing) -> M
     if backend == "auto":
         return chunks
     raise ValueError(f"backend 'triton': {reason}; use 'auto' or 'torch'")
+
+
+def traced(backend: str, x: Tensor, memory: Tensor, addressing: Addressing) -> str:
+    """Return the backend's name in a graph that is called with other temperatures too."""
+    if choose(backend, x, memory, addressing) is chunks:
+        return "torch"
+    return "triton" if backend == "triton" else TRACED
 
 
 def saved_size(chosen: ModuleType, x: Tensor, memory: Tensor) -> int:
@@ -55,15 +62,12 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Compute the new map, like `x`, and what the backend saves for the backward, if asked to."""
     chosen = choose(backend, x, memory, addressing)
-    if not _stands_in(backend, chosen, x, memory, addressing):
-        try:
-            found: tuple[Tensor, Tensor]
-            found = chosen.forward(x, memory, block_shape, addressing, save)
-            return found
-        except KernelFailure as error:
-            if backend == "triton":
-                raise
-            _give_up(x.device, error)
+    found: tuple[Tensor, Tensor] | None = _tried(
+        lambda: chosen.forward(x, memory, block_shape, addressing, save),
+        *(backend, chosen, x, memory, addressing),
+    )
+    if found is not None:
+        return found
     out = chunks.forward(x, memory, block_shape, addressing, False)[0]
     # As large as a compiled graph expects. Nobody reads it: `backward` computes anew from now on
     count = saved_size(chosen, x, memory) if save else 0
@@ -82,30 +86,38 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute the gradients of `forward` for `x` and `memory`, as far as `needs` asks for each."""
     chosen = choose(backend, x, memory, addressing)
-    if not _stands_in(backend, chosen, x, memory, addressing):
-        try:
-            found: tuple[Tensor | None, Tensor | None]
-            found = chosen.backward(grad, x, memory, saved, block_shape, addressing, needs)
-            return found
-        except KernelFailure as error:
-            if backend == "triton":
-                raise
-            _give_up(x.device, error)
-    saved = chunks.forward(x, memory, block_shape, addressing, True)[1]
-    return chunks.backward(grad, x, memory, saved, block_shape, addressing, needs)
+    found: tuple[Tensor | None, Tensor | None] | None = _tried(
+        lambda: chosen.backward(grad, x, memory, saved, block_shape, addressing, needs),
+        *(backend, chosen, x, memory, addressing),
+    )
+    if found is not None:
+        return found
+    again = chunks.forward(x, memory, block_shape, addressing, True)[1]
+    return chunks.backward(grad, x, memory, again, block_shape, addressing, needs)
 
 
-def _stands_in(
-    backend: str, chosen: ModuleType, x: Tensor, memory: Tensor, addressing: Addressing
-) -> bool:
-    """Whether PyTorch's backend computes in place of the one that was chosen.
+def _tried(
+    compute: Callable[[], Any],
+    backend: str,
+    chosen: ModuleType,
+    x: Tensor,
+    memory: Tensor,
+    addressing: Addressing,
+) -> Any:
+    """Return what the chosen backend computes, or None where PyTorch's is to stand in for it.
 
     A graph is compiled for a temperature, and may be called with one that Triton does not take.
     """
     if backend == "triton" or chosen is chunks:
-        return False
+        return compute()
     refused = backend == TRACED and unsupported_reason(x, memory, addressing) is not None
-    return refused or x.device in GIVEN_UP
+    if refused or x.device in GIVEN_UP:
+        return None
+    try:
+        return compute()
+    except KernelFailure as error:
+        _give_up(x.device, error)
+        return None
 
 
 def _give_up(device: torch.device, error: Exception) -> None:

@@ -1,6 +1,6 @@
 """Where a kernel does not compile, "auto" goes on with PyTorch and says so once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +40,7 @@ def failing(name: str) -> SimpleNamespace:
 
 @pytest.fixture(autouse=True)
 def nothing_given_up() -> Iterator[None]:
+    torch._dynamo.reset()
     yield
     choice.GIVEN_UP.clear()
 
@@ -108,49 +109,44 @@ def test_a_device_that_is_given_up_is_not_asked_again(monkeypatch: pytest.Monkey
     assert_close(run("auto"), expected)
 
 
-@pytest.mark.filterwarnings(  # of the compiler's own code
+compiles = pytest.mark.filterwarnings(  # of the compiler's own code
     "ignore::DeprecationWarning", "ignore:dynamo_pgo force disabled"
 )
+# Or a graph might be taken from disk that was made for another backend
+FRESH = torch.compiler.config.patch(force_disable_caches=True)
+
+
+def read_gradients(read: Callable[..., torch.Tensor], temperature: float) -> Any:
+    torch.manual_seed(0)
+    x, memory = torch.randn(2, 4, 8, 8), torch.randn(20, 16)
+    sources = x.requires_grad_(), memory.requires_grad_()
+    out = read(x, memory, (4, 2, 2), temperature=temperature)
+    return torch.autograd.grad(out.sin().sum(), sources)
+
+
+@compiles
 @pytest.mark.parametrize("annealed", [False, True])
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_a_compiled_graph_that_was_made_for_triton_goes_on(
     annealed: bool, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its buffers are as large as what Triton would have saved, which is not what PyTorch saves."""
-    layer = BlockwiseMemory(20, (4, 2, 2), temperature=0.2)
-    x = torch.randn(2, 4, 8, 8, requires_grad=True)
-
-    def read(x: torch.Tensor, temperature: float) -> torch.Tensor:
-        return blockwise_memory(x, layer.memory, (4, 2, 2), temperature=temperature).sin()
-
-    torch._dynamo.reset()
     temperatures = (0.2, 0.3, 0.4) if annealed else (0.2, 0.2)
-    expected = [torch.autograd.grad(read(x, t).sum(), (x, layer.memory)) for t in temperatures]
+    expected = [read_gradients(blockwise_memory, t) for t in temperatures]
     monkeypatch.setattr(choice, "choose", choosing(failing(name)))
     monkeypatch.setattr(choice, "unsupported_reason", lambda *_: None)
-    compiled = torch.compile(read, fullgraph=True, dynamic=annealed)
-    # Or a graph might be taken from disk that was made for another backend
-    off = torch.compiler.config.patch(force_disable_caches=True)
-    with off, pytest.warns(UserWarning, match="does not compile .* 'auto' is PyTorch's"):
-        found = [torch.autograd.grad(compiled(x, t).sum(), (x, layer.memory)) for t in temperatures]
+    compiled = torch.compile(blockwise_memory, fullgraph=True, dynamic=annealed)
+    with FRESH, pytest.warns(UserWarning, match="does not compile .* 'auto' is PyTorch's"):
+        found = [read_gradients(compiled, t) for t in temperatures]
     assert_close(found, expected)
 
 
-@pytest.mark.filterwarnings(  # of the compiler's own code
-    "ignore::DeprecationWarning", "ignore:dynamo_pgo force disabled"
-)
+@compiles
 def test_a_compiled_graph_goes_on_where_the_temperature_becomes_too_low_for_triton(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    torch._dynamo.reset()
-    layer = BlockwiseMemory(20, (4, 2, 2))
-    x = torch.randn(2, 4, 8, 8, requires_grad=True)
-
-    def read(x: torch.Tensor, temperature: float) -> torch.Tensor:
-        return blockwise_memory(x, layer.memory, (4, 2, 2), temperature=temperature).sin()
-
     temperatures = (1.0, 0.5, 1 / 80)
-    expected = [torch.autograd.grad(read(x, t).sum(), (x, layer.memory)) for t in temperatures]
+    expected = [read_gradients(blockwise_memory, t) for t in temperatures]
     backend = failing("nothing")  # it computes, and what it saves is its own
     backend.backward = lambda *given: chunks.backward(
         *given[:3], chunks.forward(*given[1:3], *given[4:6], True)[1], *given[4:]
@@ -159,7 +155,7 @@ def test_a_compiled_graph_goes_on_where_the_temperature_becomes_too_low_for_trit
     monkeypatch.setattr(
         choice, "unsupported_reason", lambda *given: None if given[2].bounded else "too low"
     )
-    compiled = torch.compile(read, fullgraph=True, dynamic=True)
-    with torch.compiler.config.patch(force_disable_caches=True):
-        found = [torch.autograd.grad(compiled(x, t).sum(), (x, layer.memory)) for t in temperatures]
+    compiled = torch.compile(blockwise_memory, fullgraph=True, dynamic=True)
+    with FRESH:
+        found = [read_gradients(compiled, t) for t in temperatures]
     assert_close(found, expected)

@@ -67,10 +67,13 @@ def forward(
         if few:
             logits.mul_(scale)
         _narrow_(logits, addressing)
-        if few and kept is not None:
+        if kept is None:
+            weights = _softmax(logits, addressing, out=logits)
+        elif few:
             kept.copy_(logits)  # which does nothing where they are the same
-        # In place, but for what is kept: logits of few items, probabilities of many
-        weights = _softmax(logits, addressing, logits if kept is None else None if few else kept)
+            weights = _softmax(logits, addressing)
+        else:
+            weights = _softmax(logits, addressing, out=kept)
         del logits  # before the answers are made
         shrink = torch.threshold if weights is kept else torch.threshold_
         weights = _normalize_(shrink(weights, addressing.cutoff(items), 0.0), addressing)
@@ -199,7 +202,7 @@ class _ManyItems(_Items):
         grad, queries = pair
         if probabilities is None:
             logits = _narrow_(matmul(queries, self.keys.T), self.addressing)
-            probabilities = _softmax(logits, self.addressing, logits)
+            probabilities = _softmax(logits, self.addressing, out=logits)
             del logits
         grad_weights = matmul(grad, self.values.T)
         weights, grad_logits = _factors(grad_weights, probabilities, self.addressing)
